@@ -366,8 +366,10 @@ def cut_off(request: Any) -> None:
     fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
     worker_logger.error("Task %s[%s] was still running and is cut off: %s", request.name, request.id, fate)
     if request.acknowledged:
-        lost = WorkerLostError("The worker stopped before the task ended.")
-        request.on_failure(ExceptionInfo((type(lost), lost, None)), send_failed_event=False)
+        try:
+            raise WorkerLostError("The worker stopped before the task ended.")
+        except WorkerLostError:
+            request.on_failure(ExceptionInfo(), return_ok=True)
 
 
 class Worker(celery.apps.worker.Worker):
@@ -539,6 +541,9 @@ class Server(uvicorn.Server):
         # the tasks took a quarter longer. https://docs.python.org/3/library/sys.html#sys.setswitchinterval
         sys.setswitchinterval(0.0005)
         if parent := multiprocessing.parent_process():
+            # Python takes a .pyc for current if its source has the same size and the same second of change, which edits
+            # in quick succession can have.
+            sys.dont_write_bytecode = True
             threading.Thread(target=end_after, args=(parent,), daemon=True).start()
         try:
             super().run(sockets)

@@ -1,0 +1,77 @@
+"""One log, in uvicorn's format, with a line for each task."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture
+def server(start, probe):
+    return start("run.py", "main:app", "--reload")
+
+
+def test_line_of_a_task_has_its_name_short_id_runtime_and_outcome(server):
+    server.get("/run/add", args=["1", "2"])
+    server.wait_for_log("succeeded")
+    assert re.search(r"^INFO:     worker - Task tasks\.add\[\w{8}\] succeeded in \d\.\d{3}s: '12'$", server.log, re.M)
+
+
+def test_line_of_a_failed_task_is_followed_by_its_traceback(server):
+    server.get("/send/fail")
+    server.wait_for_log("ValueError: as asked")
+    line = r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] raised unexpected: .* \(in \d\.\d{3}s\)\nTraceback"
+    assert re.search(line, server.log, re.M)
+    assert 'raise ValueError("as asked")' in server.log
+
+
+def test_every_line_has_uvicorns_form_and_none_comes_twice(server, probe):
+    server.get("/run/add", args=["1", "2"])
+    (probe / "tasks.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    server.get("/run/add", args=["3", "4"])
+    lines = server.log.splitlines()
+    assert [line for line in lines if not re.match(r"(INFO|WARNING): +\S", line)] == []
+    assert not [line for line in lines if "change detected" in line]
+    of_tasks = [line for line in lines if "succeeded" in line]
+    assert len(of_tasks) == len(set(of_tasks)) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "received", "succeeded"),
+    [
+        ([], False, True),
+        (["--", "-l", "debug"], True, True),
+        (["--", "--loglevel", "error"], False, False),
+        (["--log-level", "warning"], False, False),
+        (["--log-level", "warning", "--", "-l", "info"], False, True),
+    ],
+    ids=["as it is", "-l debug", "-l error", "--log-level", "both"],
+)
+def test_log_level_is_uvicorns_unless_the_workers_is_given(start, probe, args, received, succeeded):
+    server = start("run.py", "main:app", *args)
+    server.get("/run/add", args=["1", "2"])
+    server.get("/error/fail")
+    assert ("received" in server.log) is received
+    assert ("succeeded" in server.log) is succeeded
+
+
+def test_project_that_sets_up_celerys_log_keeps_it(start, probe):
+    (probe / "tasks.py").write_text(
+        (probe / "tasks.py").read_text()
+        + """
+import logging
+from celery.signals import setup_logging
+
+@setup_logging.connect
+def set_up(loglevel, **kwargs):
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("project's own: %(message)s"))
+    logging.getLogger("celery").addHandler(handler)
+    logging.getLogger("celery").setLevel(loglevel)
+"""
+    )
+    server = start("run.py", "main:app")
+    server.get("/run/add", args=["1", "2"])
+    server.wait_for_log("succeeded")
+    assert re.search(r"^project's own: Task tasks\.add\[[\w-]{36}\] succeeded", server.log, re.M)
+    assert "worker - Task" not in server.log

@@ -1,0 +1,40 @@
+"""Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
+
+import pytest
+
+from conftest import wait_for
+
+
+@pytest.fixture
+def server(start, project):
+    return start("run.py", "main:app", "--reload")
+
+
+def test_edited_task_answers_after_each_of_ten_edits(server, project):
+    assert server.get() == {"2+2": 4}
+    tasks = project / "app" / "tasks.py"
+    for edit in range(1, 11):
+        tasks.write_text(tasks.read_text().replace("return ", "return 1 + "))
+        wait_for(lambda answer={"2+2": 4 + edit}: server.get() == answer)
+    assert "ERROR" not in server.log
+
+
+def test_tasks_sent_before_a_reload_are_done_after_it(start, probe):
+    server = start("run.py", "main:app", "--reload", "--", "-c", "4")
+    ids = server.get("/send/sleep", args="0.1", count=50)
+    (probe / "tasks.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    server.wait_for_log("succeeded", count=50)
+    assert {server.get(f"/state/{task_id}") for task_id in ids} == {"SUCCESS"}
+    assert server.log.count("succeeded") == 50
+
+
+def test_syntax_error_is_shown_and_the_next_good_edit_recovers(server, project):
+    assert server.get() == {"2+2": 4}
+    tasks = project / "app" / "tasks.py"
+    code = tasks.read_text()
+    tasks.write_text(code.replace("return x + y", "return x +"))
+    server.wait_for_log("SyntaxError: invalid syntax")
+    tasks.write_text(code.replace("return x + y", "return 1 + x + y"))
+    wait_for(lambda: "startup complete" in server.log.partition("SyntaxError")[2])
+    assert server.get() == {"2+2": 5}
