@@ -45,7 +45,7 @@ import redis
 import uvicorn
 import uvicorn.supervisors.multiprocess
 from billiard.einfo import ExceptionInfo
-from celery import Celery, current_task, signals
+from celery import Celery, Task, current_task, signals
 from celery._state import _get_active_apps, task_join_will_block
 from celery.app.utils import find_app
 from celery.bin.base import CLIContext
@@ -167,16 +167,18 @@ def ensure_broker(url: str) -> None:
     try:
         return within(1.8, lambda: check_redis(client, server))
     except ConnectionRefusedError as exc:
-        problem = str(exc)
-        if address := loopback_address(server):
-            if not multiprocessing.parent_process():
-                return start_redis({**server, "host": address})
-            problem = "nothing listens there"  # and a Redis of this process would end with the next reload
+        address = loopback_address(server)
+        if address and not multiprocessing.parent_process():  # of which a reload would end the Redis
+            return start_redis({**server, "host": address})
+        fail_for_broker(url, exc)
     except Exception as exc:
-        problem = str(exc) or "no answer"
+        fail_for_broker(url, exc)
+
+
+def fail_for_broker(url: str, reason: Exception) -> NoReturn:
     fail(
-        f"The broker {maybe_sanitize_url(url)} can't be used: {problem}. Start it, or set CELERY_BROKER_URL or "
-        "REDIS_URL to one that answers; where nothing listens on localhost, run.py starts a Redis itself."
+        f"The broker {maybe_sanitize_url(url)} can't be used: {str(reason) or 'no answer'}. Start it, or set "
+        "CELERY_BROKER_URL or REDIS_URL to one that answers; on localhost, run.py starts a Redis where none listens."
     )
 
 
@@ -285,23 +287,36 @@ def find_celery_app(name: str | None) -> Celery:
         SystemExit: there is none, or several. A line of the log names them.
     """
     if name:
+        problem = "it is something else"
         try:
-            return find_app(name)
+            if isinstance(app := find_app(name), Celery):
+                return app
         except (ImportError, AttributeError) as exc:
-            fail(f"There is no Celery app {name}: {exc}. Name it as for celery: -- -A module:attribute")
-    apps = {app_name(app): app for app in _get_active_apps() if user_tasks(app)}
+            problem = str(exc)
+        fail(f"-A {name} names no Celery app: {problem}. Name it as for celery: -- -A module:attribute")
+    apps = [app for app in _get_active_apps() if user_tasks(app)]
+    # Every app gets a copy of all tasks, `shared` by default, so those with a task's original come first. Celery's
+    # fallback app, there if someone used `current_app` early, comes last.
+    apps = [app for app in apps if any(map(is_original, user_tasks(app)))] or apps
+    apps = [app for app in apps if app.main != "default"] or apps
     if len(apps) == 1:
-        return apps.popitem()[1]
+        return apps[0]
     if not apps:
         fail("Importing the app made no Celery app with tasks. Name the one to run: -- -A module:attribute")
-    choices = " or ".join(f"-- -A {name}" for name in sorted(apps))
+    choices = " or ".join(sorted(f"-- -A {app_name(app)}" for app in apps))
     fail(f"Importing the app made {len(apps)} Celery apps with tasks. Name the one to run: {choices}")
 
 
-def user_tasks(app: Celery) -> list[str]:
-    """Return the names of the tasks of `app` that aren't Celery's own."""
+def user_tasks(app: Celery) -> list[Task]:
+    """Return the tasks of `app` that aren't Celery's own."""
     app.loader.import_default_modules()  # those that `include`, `imports` and `autodiscover_tasks` name
-    return [name for name in app.tasks if not name.startswith("celery.")]
+    return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
+
+
+def is_original(task: Task) -> bool:
+    """Tell whether `task` is what stands in the module that defines it."""
+    values = list(vars(sys.modules.get(task.__module__, object)).values())
+    return any(isinstance(value, Task) and value == task for value in values)
 
 
 def app_name(app: Celery) -> str:
@@ -320,11 +335,9 @@ def check_broker(app: Celery) -> None:
         ensure_broker(url)
         if not url.startswith("redis://"):
             try:
-                within(1.8, lambda: connection.ensure_connection(max_retries=1))
+                within(1.8, lambda: connection.ensure_connection(max_retries=1, interval_start=0))
             except Exception as exc:
-                fail(
-                    f"The broker {connection.as_uri()} can't be used: {exc or 'no answer'}. Start it, or name another."
-                )
+                fail_for_broker(url, exc)
 
 
 # --- The worker ------------------------------------------------------------------------------------------------------

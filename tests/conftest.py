@@ -90,7 +90,7 @@ def start(project: Path) -> Iterator[Callable[..., "Command"]]:
     """
     commands: list[Command] = []
 
-    def start(*args: str, **env: str) -> Command:
+    def start(*args: str, **env: str | None) -> Command:
         commands.append(Command(args, project, env))
         return commands[-1]
 
@@ -108,17 +108,18 @@ class Command:
         process: the outermost one.
     """
 
-    def __init__(self, args: tuple[str, ...], cwd: Path, env: dict[str, str]) -> None:
+    def __init__(self, args: tuple[str, ...], cwd: Path, env: dict[str, str | None]) -> None:
         self.args = args
         self.port, self.redis_port = free_port(), free_port()
         ours = {"UVICORN_PORT": str(self.port), "REDIS_URL": f"redis://localhost:{self.redis_port}/0"}
+        # Given as None, a variable is not set.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))}
         self.output = cwd / f"output-{self.port}.log"
         with self.output.open("wb") as output:
             self.process = psutil.Popen(
                 [sys.executable, *args],
                 cwd=cwd,
-                env={**inherited, "PYTHONUNBUFFERED": "1", **ours, **env},
+                env={k: v for k, v in {**inherited, **ours, **env}.items() if v is not None},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,6 @@
 """Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
 
 import pytest
-
 from conftest import wait_for
 
 

@@ -1,7 +1,6 @@
 """However run.py ends, it leaves no process and no port behind, and loses no task."""
 
 import pytest
-
 from conftest import listens, wait_for
 
 MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}

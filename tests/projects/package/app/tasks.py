@@ -1,0 +1,6 @@
+from app.celery import celery
+
+
+@celery.task
+def hello() -> str:
+    return "hello"

@@ -1,0 +1,12 @@
+import sys
+
+import one
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/")
+def root() -> dict[str, object]:
+    modules = sorted(name for name in sys.modules if name in {"main", "tasks", "app.main", "app.tasks", "app.celery"})
+    return {"task": one.one.name, "answer": one.one.delay().get(timeout=10), "modules": modules}

@@ -1,0 +1,87 @@
+"""The command line is uvicorn's before `--` and that of `celery worker` after it."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+import uvicorn
+from celery.bin.worker import worker
+
+
+@pytest.fixture
+def type_command(project):
+    """Type `python run.py …` and return what it prints and its exit code."""
+
+    def type_command(*args):
+        return subprocess.run(
+            [sys.executable, "run.py", *args], cwd=project, capture_output=True, text=True, timeout=30
+        )
+
+    return type_command
+
+
+def test_help_shows_every_option_of_both(type_command):
+    shown = type_command("--help")
+    assert shown.returncode == 0
+    of_uvicorn, _, of_celery = shown.stdout.partition("Celery worker options, after --:")
+    for command, text in ((uvicorn.main, of_uvicorn), (worker, of_celery)):
+        options = [name for param in command.params if isinstance(param, click.Option) for name in param.opts]
+        assert len(options) > 20
+        assert [name for name in options if name not in text] == []
+    assert "-A, --app" in of_celery
+
+
+def test_every_option_variable_and_default_is_uvicorns():
+    import run
+
+    ours = run.Command("run.py", params=uvicorn.main.params, context_settings=uvicorn.main.context_settings)
+    described = [
+        [(p.name, p.opts, p.default, p.resolve_envvar_value, p.type.name) for p in command.params]
+        for command in (ours, uvicorn.main)
+    ]
+    assert described[0] == described[1]
+
+
+def test_version_is_uvicorns(type_command):
+    assert type_command("--version").stdout.startswith("Running uvicorn")
+
+
+def test_uvicorn_variables_count(start):
+    server = start("run.py", UVICORN_APP="main:app", UVICORN_ACCESS_LOG="false")
+    assert server.get() == {"2+2": 4}
+    assert "GET /" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Missing argument 'APP'"),
+        (["main:app", "--nonsense"], "No such option '--nonsense'"),
+        (["main:app", "--", "--nonsense"], "No such option '--nonsense'"),
+        (["main:app", "--port", "x"], "Invalid value for '--port'"),
+        (["main:app", "--", "-c", "x"], "must be a non-negative integer"),
+        (["main:app", "--", "-l", "loud"], "Invalid value for '-l'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_is_told_before_anything_starts(type_command, args, message):
+    typed = type_command(*args)
+    assert typed.returncode == 2
+    assert message in typed.stderr
+    assert "Traceback" not in typed.stderr
+
+
+def test_help_after_the_dashes_is_celerys(type_command):
+    shown = type_command("main:app", "--", "--help")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("Usage: celery worker")
+
+
+def test_setting_of_the_app_that_celery_refuses_is_told_in_one_line(start, project):
+    tasks = project / "app" / "tasks.py"
+    tasks.write_text(tasks.read_text() + "\napp.conf.task_create_missing_queues = False\n")
+    server = start("run.py", "main:app", "--", "-Q", "nowhere")
+    assert server.wait() == 1
+    assert "ERROR:    The Celery worker can't start: Trying to select queue subset of" in server.log
+    assert "Traceback" not in server.log

@@ -1,0 +1,53 @@
+"""What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
+
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "purpose"),
+    [
+        ("uvicorn.main", "Config", "run.py binds it to its own class, to start Redis once logging is set up"),
+        ("uvicorn.main", "Server", "run.py binds it to its own class, to start the worker with the server"),
+        ("uvicorn.supervisors.multiprocess", "Server", "the same, with --workers"),
+        ("uvicorn.server.Server", "startup", "run.py starts the worker in it"),
+        ("uvicorn.server.Server", "shutdown", "run.py stops the worker in it"),
+        ("uvicorn.server.Server", "on_tick", "run.py sees in it that the worker ended"),
+        ("uvicorn.config", "STARTUP_FAILURE", "with this exit code, uvicorn doesn't start a child process again"),
+        ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
+        ("celery._state", "task_join_will_block", "run.py asks it whether .get() is allowed"),
+        ("celery.result", "task_join_will_block", "Celery asks this name, which run.py binds to its own function"),
+        ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
+        ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
+        ("celery.bin.worker", "worker", "Celery's worker command"),
+        ("celery.app.base.Celery", "Worker", "run.py puts its own class there"),
+        ("celery.apps.worker.Worker", "install_platform_tweaks", "where Celery installs signal handlers"),
+        ("celery.apps.worker.Worker", "set_process_status", "where Celery sets the process title"),
+        ("celery.apps.worker.Worker", "emit_banner", "where Celery prints its banner"),
+        ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
+        ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
+        ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread"),
+        ("celery.worker.state", "should_stop", "run.py stops the worker by it, as Celery's signal handlers do"),
+        ("celery.worker.state", "active_requests", "the tasks that run"),
+        ("celery.worker.state", "requests", "run.py finds a task's start in it, for the log"),
+        ("celery.worker.request.Request", "on_failure", "run.py stores with it the result of a task that is cut off"),
+        ("kombu.transport.redis.Channel", "_in_poll", "the connection of an idle worker's BRPOP, which run.py ends"),
+    ],
+)
+def test_name_is_there(module, name, purpose):
+    path, _, cls = module.rpartition(".")
+    owner = getattr(importlib.import_module(path), cls) if cls[0].isupper() else importlib.import_module(module)
+    assert hasattr(owner, name), f"{module}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
+
+
+def test_idle_worker_is_woken_by_client_unblock(start, redis_server, project):
+    """What `_in_poll` is for: without it the worker ends only after its BRPOP, up to a second later."""
+    import redis
+
+    server = start("run.py", "main:app", REDIS_URL=redis_server)
+    server.get()
+    server.press_ctrl_c()
+    server.wait()
+    commands = redis.Redis.from_url(redis_server).info("commandstats")
+    assert commands["cmdstat_client|unblock"]["calls"] == 1
