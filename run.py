@@ -265,16 +265,40 @@ def end_redis_after(guard: subprocess.Popen[bytes], client: redis.Redis) -> None
 
 
 def start_fakeredis(host: str, port: int) -> None:
+    """Serve fakeredis in a thread of this process.
+
+    By an asyncio server, and not by its own: that one has a thread for each client, so that a SUBSCRIBE may come after
+    a PUBLISH that was sent later, and it hangs up after a reply that is an error.
+    """
     try:
-        from fakeredis import TcpFakeServer
+        from fakeredis import FakeServer
+        from fakeredis._clients._tcp_server import encode_reply
+        from fakeredis.aioredis import AsyncFakeSocket
     except ImportError:
         fail(f"No Redis listens at {host}:{port}. Install redis-server, or type: pip install 'fakeredis[lua]'")
-    TcpFakeServer.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = TcpFakeServer((host, port))
-    server.daemon_threads = True
-    # Nagle's algorithm makes a task's round trip six times as long: 87 ms, 14 ms without.
-    server.RequestHandlerClass.disable_nagle_algorithm = True  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, name="fakeredis", daemon=True).start()
+    fake_server = FakeServer()
+
+    async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"addr": "{}:{}".format(*writer.get_extra_info("peername")), "cmd": "", "resp": 2}
+        client = AsyncFakeSocket(fake_server, 0, client_class=redis.Redis, client_info=info)
+
+        async def reply() -> None:
+            while True:
+                response = await client.responses.get()
+                writer.write(encode_reply(response, client._client_info.protocol_version))
+
+        replies = asyncio.create_task(reply())
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                client.sendall(data)
+        replies.cancel()
+        client.close()
+        writer.close()
+
+    async def serve() -> None:
+        await (await asyncio.start_server(serve_client, host, port)).serve_forever()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), name="fakeredis", daemon=True).start()
 
 
 # --- The Celery app --------------------------------------------------------------------------------------------------
@@ -473,6 +497,10 @@ class WorkerThread(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        # With Python's default of 5 ms, each running task may hold up the event loop that long, often in each request.
+        # Measured on two cores with GET /ping beside 4 CPU-bound tasks: p50 of 29-35 ms by default, 7-9 ms like this,
+        # and the tasks took a tenth longer. https://docs.python.org/3/library/sys.html#sys.setswitchinterval
+        sys.setswitchinterval(0.0005)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         self.app.Worker = self.create_worker
         celery.result.task_join_will_block = join_will_block
@@ -549,10 +577,6 @@ class Server(uvicorn.Server):
     exit_code = 0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        # With Python's default of 5 ms, every running task may hold up the event loop that long, several times a
-        # request. Measured with GET /ping beside 4 CPU-bound tasks, p50: 45 ms by default, 6-8 ms like this, for which
-        # the tasks took a quarter longer. https://docs.python.org/3/library/sys.html#sys.setswitchinterval
-        sys.setswitchinterval(0.0005)
         if parent := multiprocessing.parent_process():
             # Python takes a .pyc for current if its source has the same size and the same second of change, which edits
             # in quick succession can have.

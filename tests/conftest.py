@@ -1,6 +1,7 @@
 """Fixtures: the app in the test's own process, and run.py as a user starts it."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -189,9 +190,10 @@ def wait_for(condition: Callable[[], object], why: Callable[[], str] = str, time
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port below those that the system gives to outgoing connections, so that none takes it meanwhile."""
+    while listens(port := random.randrange(10_000, 32_000)):
+        pass
+    return port
 
 
 def listens(port: int) -> bool:

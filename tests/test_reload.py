@@ -14,8 +14,14 @@ def test_edited_task_answers_after_each_of_ten_edits(server, project):
     tasks = project / "app" / "tasks.py"
     for edit in range(1, 11):
         tasks.write_text(tasks.read_text().replace("return ", "return 1 + "))
-        wait_for(lambda answer={"2+2": 4 + edit}: server.get() == answer)
+        wait_for(lambda answer={"2+2": 4 + edit}: answers(server, answer))
     assert "ERROR" not in server.log
+
+
+def answers(server, answer):
+    """A request may meet uvicorn as it closes its connections."""
+    with contextlib.suppress(httpx.TransportError):
+        return server.get() == answer
 
 
 def test_tasks_sent_before_a_reload_are_done_after_it(start, probe):
