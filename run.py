@@ -55,7 +55,7 @@ from celery.platforms import SecurityWarning
 from celery.utils.log import worker_logger
 from celery.worker import state
 from kombu.utils.url import maybe_sanitize_url
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 from uvicorn.config import STARTUP_FAILURE
 
@@ -65,10 +65,10 @@ if __name__ == "__mp_main__":
 logger = logging.getLogger("uvicorn.error")
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Log `message`, one line that says what to do next, and exit with `code`."""
+def fail(message: str) -> NoReturn:
+    """Log `message`, one line that says what is wrong and what to type next, and exit."""
     logger.error(message)
-    sys.exit(code)
+    sys.exit(1)
 
 
 # --- The command line ------------------------------------------------------------------------------------------------
@@ -109,11 +109,14 @@ def parse_worker_args(args: list[str]) -> dict[str, Any]:
 def worker_context(app: Celery) -> click.Context:
     """Return the click context of Celery's own `worker` command for `app`.
 
-    It also takes -A, an option of `celery` otherwise.
+    It also takes -A, an option of `celery` otherwise, and of the pools only those that need no further process.
     """
-    command = copy.copy(celery_worker)
     app_option = click.Option(["-A", "--app"], help="The Celery app, if importing APP makes none or several.")
-    command.params = [app_option, *celery_worker.params, *app.user_options["worker"]]
+    pools = click.Choice(["threads", "solo"])
+    pool_option = click.Option(["-P", "--pool"], type=pools, default="threads", help="Pool implementation.")
+    others = [param for param in celery_worker.params if param.name != "pool"]
+    command = copy.copy(celery_worker)
+    command.params = [app_option, pool_option, *others, *app.user_options["worker"]]
     return click.Context(command, info_name="celery worker", obj=CLIContext(app, no_color=False, workdir=None))
 
 
@@ -221,7 +224,7 @@ def start_redis(server: dict[str, Any]) -> None:
     By redis-server or valkey-server where there is one, else by fakeredis in a thread of this process.
     """
     host, port = server["host"], server["port"]
-    client = redis.Redis(host, port, retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(host, port, retry=Retry(ConstantBackoff(0.02), 500))  # for 10 s
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program and (shell := shutil.which("sh")):
         # The shell ends the server when its standard input ends, which it does even if this process is killed. It is a
@@ -239,21 +242,13 @@ def start_redis(server: dict[str, Any]) -> None:
     else:
         program = "fakeredis"
         start_fakeredis(host, port)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.RedisError as exc:
-            if time.monotonic() > deadline:
-                fail(f"{program} did not start at {host}:{port}: {exc}. Start a Redis there by hand.")
-            time.sleep(0.01)
-    if server.get("username"):
-        client.execute_command(  # type: ignore[no-untyped-call]
-            "ACL", "SETUSER", server["username"], "on", f">{server['password']}", "~*", "&*", "+@all"
-        )
-    elif server.get("password"):
-        client.config_set("requirepass", server["password"])
+    try:
+        client.ping()
+    except redis.RedisError as exc:
+        fail(f"{program} did not start at {host}:{port}: {exc}. Start a Redis there by hand.")
+    if server.get("password"):
+        user = [server.get("username") or "default", "on", f">{server['password']}", "~*", "&*", "+@all"]
+        client.execute_command("ACL", "SETUSER", *user)  # type: ignore[no-untyped-call]
     logger.info("Started %s at %s:%d, as nothing listened there; it ends with run.py", Path(program).stem, host, port)
 
 
@@ -414,7 +409,7 @@ class Worker(celery.apps.worker.Worker):
 
     def setup_defaults(self, **kwargs: Any) -> None:
         super().setup_defaults(**kwargs)
-        if self.pool_cls is celery.concurrency.thread.TaskPool:
+        if self.pool_cls == "threads":
             self.pool_cls: Any = TaskPool
 
     def setup_logging(self, colorize: bool | None = None) -> bool:
@@ -449,9 +444,12 @@ class WorkerLog(logging.Handler):
         logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        record = copy.copy(record)
-        record.msg, record.args = f"worker - {self.message(record)}", None
-        logging.getLogger("uvicorn").handle(record)
+        try:
+            record = copy.copy(record)
+            record.msg, record.args = f"worker - {self.message(record)}", None
+            logging.getLogger("uvicorn").handle(record)
+        except Exception:
+            self.handleError(record)
 
     @staticmethod
     def message(record: logging.LogRecord) -> str:
@@ -506,10 +504,10 @@ class WorkerThread(threading.Thread):
         celery.result.task_join_will_block = join_will_block
         state.should_stop = None
         warnings.simplefilter("ignore", SecurityWarning)  # root is a container's usual user
-        args = ["--pool", "threads", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        args = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         if not self.app.conf.worker_concurrency:
             args += ["--concurrency", str(max(4, os.cpu_count() or 0))]
-        args += ["--loglevel", logging.getLevelName(logger.getEffectiveLevel())]
+        args += ["--loglevel", logging.getLevelName(max(logging.DEBUG, logger.getEffectiveLevel()))]
         try:
             context = worker_context(self.app)
             context.command.parse_args(context, [*args, *self.args])
@@ -540,6 +538,9 @@ class WorkerThread(threading.Thread):
             state.should_stop = 0
             self.end_blocking_read()
 
+    def is_busy(self) -> bool:
+        return self.is_alive() or bool(getattr(self.worker.pool, "running", None))
+
     def end_blocking_read(self) -> None:
         """Wake an idle worker, which waits for messages in a BRPOP of up to 1 s. It only ends later if that fails.
 
@@ -553,9 +554,6 @@ class WorkerThread(threading.Thread):
                 for connection in client.client_list():
                     if connection["addr"] == address:
                         client.client_unblock(connection["id"])
-
-    def has_running_tasks(self) -> bool:
-        return bool(self.worker.pool.running)
 
 
 def join_will_block() -> bool:
@@ -574,7 +572,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, with the worker: ready before the first request, stopped after the last."""
 
     worker: WorkerThread | None = None
-    exit_code = 0
+    exit_code: Any = 0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         if parent := multiprocessing.parent_process():
@@ -585,7 +583,7 @@ class Server(uvicorn.Server):
         try:
             super().run(sockets)
         finally:
-            if self.worker and self.worker.has_running_tasks():  # Python would wait for their threads
+            if self.worker and self.worker.is_busy():  # Python would wait for the tasks' threads
                 logging.shutdown()
                 os._exit(self.exit_code)
 
@@ -597,7 +595,8 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE if self.config.workers > 1 else 1)
         try:
             await super().startup(sockets)
-        except SystemExit:
+        except SystemExit as exc:
+            self.exit_code = exc.code
             await self.stop_worker()
             raise
 

@@ -62,6 +62,7 @@ def test_uvicorn_variables_count(start):
         (["main:app", "--port", "x"], "Invalid value for '--port'"),
         (["main:app", "--", "-c", "x"], "must be a non-negative integer"),
         (["main:app", "--", "-l", "loud"], "Invalid value for '-l'"),
+        (["main:app", "--", "-P", "prefork"], "'prefork' is not one of 'threads', 'solo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -85,3 +86,10 @@ def test_setting_of_the_app_that_celery_refuses_is_told_in_one_line(start, proje
     assert server.wait() == 1
     assert "ERROR:    The Celery worker can't start: Trying to select queue subset of" in server.log
     assert "Traceback" not in server.log
+
+
+def test_solo_pool_runs_a_task_at_a_time_in_the_same_process(start, probe):
+    server = start("run.py", "main:app", "--", "-P", "solo")
+    assert server.get("/run/where")["pid"] == server.get("/process")["pid"]
+    server.press_ctrl_c()
+    assert server.wait() == 0

@@ -43,9 +43,10 @@ def test_every_line_has_uvicorns_form_and_none_comes_twice(server, probe):
         (["--", "-l", "debug"], True, True),
         (["--", "--loglevel", "error"], False, False),
         (["--log-level", "warning"], False, False),
+        (["--log-level", "trace"], True, True),
         (["--log-level", "warning", "--", "-l", "info"], False, True),
     ],
-    ids=["as it is", "-l debug", "-l error", "--log-level", "both"],
+    ids=["as it is", "-l debug", "-l error", "--log-level warning", "--log-level trace", "both"],
 )
 def test_log_level_is_uvicorns_unless_the_workers_is_given(start, probe, args, received, succeeded):
     server = start("run.py", "main:app", *args)
