@@ -634,13 +634,19 @@ class Server(uvicorn.Server):
 
     async def stop_worker(self) -> None:
         """Let running tasks finish for as long as uvicorn lets requests, else for 10 s; on a second Ctrl-C, not."""
-        if self.worker:
+        if worker := self.worker:
             timeout = self.config.timeout_graceful_shutdown
-            self.worker.stop(10 if timeout is None else timeout)
-            while self.worker.is_alive():
-                if self.force_exit:
-                    self.worker.stop(0)
-                await asyncio.sleep(0.02)
+            timeout = 10 if timeout is None else timeout
+            worker.stop(timeout)
+            await wait_while(lambda: worker.is_alive() and not self.force_exit, timeout + 1)
+            worker.stop(0)
+            await wait_while(worker.is_alive, 1)  # not for ever: its broker may hang
+
+
+async def wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while condition() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
 
 
 def end_after(parent: multiprocessing.process.BaseProcess) -> None:

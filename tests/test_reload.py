@@ -1,5 +1,8 @@
 """Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
 
+import contextlib
+
+import httpx2 as httpx
 import pytest
 from conftest import wait_for
 

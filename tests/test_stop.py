@@ -1,5 +1,6 @@
 """However run.py ends, it leaves no process and no port behind, and loses no task."""
 
+import psutil
 import pytest
 from conftest import listens, wait_for
 
@@ -104,6 +105,17 @@ def test_second_ctrl_c_ends_it_at_once(start, probe):
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=5)
     assert_nothing_is_left(server)
+
+
+def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server):
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", REDIS_URL=redis_server)
+    server.get()
+    port = int(redis_server.split(":")[2].split("/")[0])
+    [redis] = [p for p in psutil.Process().children() if str(port) in " ".join(p.cmdline())]
+    redis.suspend()
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    redis.resume()
 
 
 def test_process_ends_non_zero_when_its_worker_dies(start, probe):
