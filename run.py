@@ -536,7 +536,7 @@ class WorkerThread(threading.Thread):
         if state.should_stop is None:
             signals.worker_shutting_down.send(sender=self.worker.hostname, sig="SIGTERM", how="Warm", exitcode=0)
             state.should_stop = 0
-            self.end_blocking_read()
+            threading.Thread(target=self.end_blocking_read, daemon=True).start()  # which Redis may not answer
 
     def is_busy(self) -> bool:
         return self.is_alive() or bool(getattr(self.worker.pool, "running", None))
