@@ -1,3 +1,4 @@
+import client
 from fastapi import FastAPI
 
 app = FastAPI()

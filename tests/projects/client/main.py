@@ -1,5 +1,6 @@
 import sys
 
+import client
 import tasks
 from fastapi import FastAPI
 

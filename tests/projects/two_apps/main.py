@@ -1,6 +1,7 @@
 import sys
 
 import one
+import two
 from fastapi import FastAPI
 
 app = FastAPI()

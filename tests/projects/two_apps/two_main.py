@@ -1,5 +1,6 @@
 import sys
 
+import one
 import two
 from fastapi import FastAPI
 
