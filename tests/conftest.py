@@ -1,5 +1,6 @@
 """Fixtures: the app in the test's own process, and run.py as a user starts it."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -170,7 +171,8 @@ class Command:
     def end(self) -> None:
         self.tree()
         for process in self.leftovers():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
 
 
