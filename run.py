@@ -16,11 +16,13 @@ import asyncio
 import atexit
 import contextlib
 import copy
+import errno
 import ipaddress
 import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +31,9 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 # A project may have a celery.py or a redis.py of its own. So the libraries are imported without the folder that comes
@@ -148,6 +152,8 @@ class Config(uvicorn.Config):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.should_reload or self.workers > 1:
+            start_resource_tracker()
         ensure_broker(os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0")
 
 
@@ -169,8 +175,10 @@ def ensure_broker(url: str) -> None:
     server = {"host": "localhost", "port": 6379, **client.get_connection_kwargs()}
     try:
         return within(1.8, lambda: check_redis(client, server))
-    except ConnectionRefusedError as exc:
-        address = loopback_address(server)
+    except OSError as exc:
+        # The latter is for a container's localhost, where it is also an IPv6 address that the container has not.
+        nothing_listens = exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
+        address = loopback_address(server) if nothing_listens else None
         if address and not multiprocessing.parent_process():  # of which a reload would end the Redis
             return start_redis({**server, "host": address})
         fail_for_broker(url, exc)
@@ -573,6 +581,7 @@ class Server(uvicorn.Server):
 
     worker: WorkerThread | None = None
     exit_code: Any = 0
+    debugged = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         if parent := multiprocessing.parent_process():
@@ -624,7 +633,16 @@ class Server(uvicorn.Server):
         if self.worker and not self.worker.is_alive():
             logger.error("The Celery worker ended, and without it no task would run. Stopping.")
             self.should_exit, self.exit_code = True, 1
+        was_debugged, self.debugged = self.debugged, is_debugged_to_end()
+        parent = multiprocessing.parent_process()
+        if parent and parent.pid and was_debugged and not self.debugged and not self.should_exit:
+            os.kill(parent.pid, signal.SIGTERM)
+            self.should_exit = True
         return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        leave_debugger()
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -654,6 +672,41 @@ def end_after(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
+
+# --- The debugger ----------------------------------------------------------------------------------------------------
+
+
+def is_debugged_to_end() -> bool:
+    """Tell whether debugpy debugs this process, and to end it if Stop is pressed (`onTerminate` in launch.json).
+
+    In a child process, VS Code's Stop just makes the debugger leave: https://github.com/microsoft/debugpy/issues/1320
+    """
+    debugger = find_debugger()
+    return bool(debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached())
+
+
+def leave_debugger() -> None:
+    """Let what stands at a breakpoint go on, and stop at none any more: the end would wait for it for ever."""
+    if debugger := find_debugger():
+        api: Any = sys.modules["_pydevd_bundle.pydevd_api"]
+        threading.Thread(target=api.PyDevdAPI().request_disconnect, args=(debugger, True)).start()
+
+
+def find_debugger() -> Any:
+    """Return debugpy's debugger of this process, or None. It has no public names for what is asked of it here."""
+    pydevd: Any = sys.modules.get("pydevd")
+    return pydevd and pydevd.get_global_debugger()
+
+
+def start_resource_tracker() -> None:
+    """Start the process that multiprocessing adds to the first child, unseen by debugpy, which would debug it too."""
+    if sys.platform != "win32":
+        pydev_monkey: Any = sys.modules.get("_pydev_bundle.pydev_monkey")
+        with pydev_monkey.skip_subprocess_arg_patch() if pydev_monkey else contextlib.nullcontext():
+            resource_tracker.ensure_running()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 # uvicorn has no option for the classes of its server and configuration, so its own names for them are bound to ours: at
 # module level, as a child process imports this file anew. https://github.com/Kludex/uvicorn/blob/main/uvicorn/main.py

@@ -1,8 +1,11 @@
 """What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -14,6 +17,7 @@ import pytest
         ("uvicorn.server.Server", "startup", "run.py starts the worker in it"),
         ("uvicorn.server.Server", "shutdown", "run.py stops the worker in it"),
         ("uvicorn.server.Server", "on_tick", "run.py sees in it that the worker ended"),
+        ("uvicorn.server.Server", "handle_exit", "run.py lets go in it what stands at a breakpoint"),
         ("uvicorn.config", "STARTUP_FAILURE", "with this exit code, uvicorn doesn't start a child process again"),
         ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
         ("celery._state", "task_join_will_block", "run.py asks it whether .get() is allowed"),
@@ -32,6 +36,8 @@ import pytest
         ("celery.worker.state", "active_requests", "the tasks that run"),
         ("celery.worker.state", "requests", "run.py finds a task's start in it, for the log"),
         ("celery.worker.request.Request", "on_failure", "run.py stores with it the result of a task that is cut off"),
+        ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),
+        ("fakeredis.aioredis", "AsyncFakeSocket", "run.py serves fakeredis with it"),
         ("kombu.transport.redis.Channel", "_in_poll", "the connection of an idle worker's BRPOP, which run.py ends"),
     ],
 )
@@ -39,6 +45,21 @@ def test_name_is_there(module, name, purpose):
     path, _, cls = module.rpartition(".")
     owner = getattr(importlib.import_module(path), cls) if cls[0].isupper() else importlib.import_module(module)
     assert hasattr(owner, name), f"{module}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
+
+
+def test_names_of_the_debugger_are_there():
+    """They are imported by debugpy as it starts to debug, and so only in a process of their own."""
+    code = """
+import debugpy, socket, sys
+debugpy.listen(("127.0.0.1", 0))
+from run import find_debugger
+debugger = find_debugger()
+debugger.terminate_keyboard_interrupt, debugger.is_attached()
+sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI.request_disconnect
+sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch
+"""
+    check = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert check.returncode == 0, f"debugpy has changed what run.py leans on, see there: {check.stderr}"
 
 
 def test_idle_worker_is_woken_by_client_unblock(start, redis_server, project):

@@ -1,5 +1,6 @@
 """run.py starts a Redis where the broker's address is a free port of this machine, and else says what is wrong."""
 
+import contextlib
 import re
 import shutil
 import socket
@@ -56,16 +57,22 @@ def test_queued_tasks_survive_a_reload(start, probe, environment, name):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ":secret@localhost", "user:secret@127.0.0.1", "[::1]"])
 def test_any_address_of_this_machine(start, host):
-    if host == "[::1]" and not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
+    if host == "[::1]" and not has_ipv6_loopback():
+        pytest.skip("this machine has no ::1")
     url = f"redis://{host}:{free_port()}/3"
     server = start("run.py", "main:app", REDIS_URL=url)
     assert server.get() == {"2+2": 4}
     assert redis.Redis.from_url(url).ping()
     assert "secret" not in server.log
-    if "secret" in host:
+    if "secret" in host and "Started fakeredis" not in server.log:  # which takes any password
         with pytest.raises(redis.AuthenticationError):
             redis.Redis.from_url(url.replace("secret", "wrong")).ping()
+
+
+def has_ipv6_loopback():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        return True
 
 
 def test_redis_that_runs_is_used(start, redis_server):
@@ -141,7 +148,7 @@ def test_redis_is_started_where_the_app_really_wants_it(start, project):
     set_broker(project, f"redis://localhost:{port}/0")
     server = start("run.py", "main:app")
     assert server.get() == {"2+2": 4}
-    assert f"Started redis-server at 127.0.0.1:{port}" in server.log
+    assert re.search(rf"Started \S+ at 127.0.0.1:{port}", server.log)
 
 
 def test_broker_of_another_kind_is_tried_too(start, project):

@@ -44,8 +44,10 @@ def test_kill_9(server):
 
 
 def test_kill_9_of_what_guards_redis(server):
-    [guard] = [process for process in server.tree() if process.name() == "sh"]
-    guard.kill()
+    guards = [process for process in server.tree() if process.name() == "sh"]
+    if not guards:
+        pytest.skip("there is no redis-server on PATH to guard")
+    guards[0].kill()
     wait_for(lambda: not listens(server.redis_port))
 
 

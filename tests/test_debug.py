@@ -1,0 +1,176 @@
+"""F5 on an entry of .vscode/launch.json stops in the handler and in its task, and Stop leaves nothing behind."""
+
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2 as httpx
+import pytest
+from conftest import ROOT, free_port, listens, wait_for
+from dap import Editor
+
+PLAIN = "App and worker"
+RELOAD = "App and worker, reloading"
+LIBRARY = "App and worker, into library code"
+TEST = "Test file at hand"
+ATTACH = "Attach"
+
+
+@pytest.fixture(scope="module")
+def port():
+    """The API's, and the same for all tests: none may leave it taken."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def redis_port():
+    """The same for Redis."""
+    return free_port()
+
+
+@pytest.fixture
+def editor(project, port, redis_port):
+    """An editor with a copy of the project open."""
+    shutil.copytree(ROOT / ".vscode", project / ".vscode")
+    with Editor(project, UVICORN_PORT=str(port), REDIS_URL=f"redis://localhost:{redis_port}/0") as editor:
+        yield editor
+
+
+@pytest.fixture
+def main(project):
+    return project / "app" / "main.py"
+
+
+@pytest.fixture
+def tasks(project):
+    return project / "app" / "tasks.py"
+
+
+@pytest.fixture
+def get(editor, port):
+    """Request a path once the API is there, and return its response to come."""
+    with ThreadPoolExecutor() as pool:
+
+        def get(path="/"):
+            wait_for(lambda: listens(port) or not editor.is_debugging(), editor.terminal.read_text)
+            return pool.submit(httpx.get, f"http://127.0.0.1:{port}{path}", timeout=20)
+
+        yield get
+
+
+@pytest.fixture
+def stops_in_both(editor, main, tasks, get):
+    """Request `/`, and check that its handler stops and then its task, in one process. Return the latter, paused."""
+    editor.set_breakpoint(main, "return {")
+    editor.set_breakpoint(tasks, "return x + y")
+
+    def stops_in_both():
+        response = get()
+        handler = editor.wait_for_stop()
+        assert (handler.file, handler.function, handler.locals) == (main, "read_root", {})
+        pid = handler.pid
+        handler.press_continue()
+        task = editor.wait_for_stop()
+        assert (task.file, task.function) == (tasks, "add")
+        assert (task.locals["x"], task.locals["y"], task.pid) == ("2", "2", pid)
+        return task, response
+
+    return stops_in_both
+
+
+@pytest.fixture
+def stop_ends_it_all(editor, port):
+    """Press Stop once, and check that the lifespan is shut down, and no session, process or listener is left."""
+
+    def stop_ends_it_all():
+        processes = editor.running()
+        assert processes
+        editor.press_stop()
+        wait_for(lambda: not editor.is_debugging(), editor.terminal.read_text)
+        wait_for(lambda: not editor.running(), lambda: f"{editor.running()} of {processes}")
+        assert not listens(port)
+        log = editor.terminal.read_text()
+        assert log.count("Application shutdown complete.") == log.count("Application startup complete.") > 0, log
+
+    return stop_ends_it_all
+
+
+@pytest.mark.parametrize("name", [PLAIN, RELOAD, LIBRARY])
+def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
+    editor, name, get, stops_in_both, stop_ends_it_all
+):
+    editor.press_f5(name)
+    task, response = stops_in_both()
+    before = time.monotonic()
+    assert get("/openapi.json").result().status_code == 200
+    assert time.monotonic() - before < 1
+    task.step_into()
+    if name == LIBRARY:
+        library = editor.wait_for_stop()
+        assert "celery" in library.file.parts
+        library.press_continue()
+    assert response.result().json() == {"2+2": 4}
+    assert editor.stops.empty()
+    stop_ends_it_all()
+
+
+def test_stop_lets_what_is_paused_finish_five_times_in_a_row_on_the_same_port(editor, stops_in_both, stop_ends_it_all):
+    for _ in range(5):
+        editor.press_f5(PLAIN)
+        _, response = stops_in_both()
+        stop_ends_it_all()
+        assert response.result().json() == {"2+2": 4}
+
+
+def test_under_reload_an_edit_stops_at_the_new_code(editor, tasks, stops_in_both, stop_ends_it_all):
+    editor.press_f5(RELOAD)
+    task, _ = stops_in_both()
+    task.press_continue()
+    sessions = len(editor.sessions)
+    tasks.write_text(tasks.read_text().replace("    return x + y", "    z = 100\n    return x + y + z"))
+    editor.set_breakpoint(tasks, "return x + y")
+    wait_for(lambda: len(editor.sessions) > sessions, editor.terminal.read_text)
+    task, response = stops_in_both()
+    assert task.locals == {"x": "2", "y": "2", "z": "100"}
+    stop_ends_it_all()
+    assert response.result().json() == {"2+2": 104}
+
+
+def test_a_task_that_raises_stops_where_it_does(editor, tasks, get, stop_ends_it_all):
+    tasks.write_text(tasks.read_text().replace("return x + y", "raise ValueError(x)"))
+    editor.exceptions = ["userUnhandled"]
+    editor.press_f5(PLAIN)
+    get()
+    stop = editor.wait_for_stop()
+    assert (stop.reason, stop.file, stop.function, stop.locals) == ("exception", tasks, "add", {"x": "2", "y": "2"})
+    stop_ends_it_all()
+
+
+def test_a_test_stops_in_the_task_that_it_runs(editor, project, tasks):
+    shutil.copy(ROOT / "pyproject.toml", project)
+    (project / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", project / "tests")
+    editor.file = project / "tests" / "test_root.py"
+    editor.file.write_text('def test_root(client):\n    assert client.get("/").json() == {"2+2": 4}\n')
+    editor.set_breakpoint(tasks, "return x + y")
+    assert editor.configuration(TEST)["purpose"] == ["debug-test"]
+    editor.press_f5(TEST)
+    task = editor.wait_for_stop()
+    assert (task.file, task.function, task.locals) == (tasks, "add", {"x": "2", "y": "2"})
+    task.press_continue()
+    wait_for(lambda: not editor.is_debugging(), editor.terminal.read_text)
+    assert "1 passed" in editor.terminal.read_text()
+
+
+def test_attaching_stops_in_both_and_leaving_lets_the_app_run_on(editor, project, port, get, stops_in_both):
+    debug_port = free_port()
+    listen = ["-m", "debugpy", "--listen", f"127.0.0.1:{debug_port}"]
+    editor.run_in_terminal({"args": [sys.executable, *listen, "run.py", "main:app"], "cwd": project, "env": {}})
+    wait_for(lambda: listens(port), editor.terminal.read_text)
+    entry = editor.configuration(ATTACH)["connect"]
+    assert entry == {"host": "127.0.0.1", "port": 5678}
+    editor.press_f5(ATTACH, connect={**entry, "port": debug_port})
+    _, response = stops_in_both()
+    editor.press_stop()
+    assert response.result().json() == get().result().json() == {"2+2": 4}
