@@ -9,7 +9,7 @@ The two commands it stands for, `uvicorn` and `celery worker`, joined by `--`. T
 process that serves the requests, so that one debugger stops in both and one reload renews both. In production, run the
 two commands themselves; nothing in the app knows of this file.
 
-Read on in the order it happens: the command line, Redis, the Celery app, the worker, the server.
+Read on in the order it happens: the command line, Redis, the Celery app, the worker, the server, the debugger.
 """
 
 import asyncio
@@ -693,20 +693,24 @@ def leave_debugger() -> None:
 
 
 def find_debugger() -> Any:
-    """Return debugpy's debugger of this process, or None. It has no public names for what is asked of it here."""
+    """Return debugpy's debugger of this process, or None.
+
+    It has no public names for what is asked of it here. Other debuggers have a pydevd too, but not all of its names.
+    """
     pydevd: Any = sys.modules.get("pydevd")
-    return pydevd and pydevd.get_global_debugger()
+    debugger = pydevd and pydevd.get_global_debugger()
+    return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
 
 
 def start_resource_tracker() -> None:
     """Start the process that multiprocessing adds to the first child, unseen by debugpy, which would debug it too."""
     if sys.platform != "win32":
-        pydev_monkey: Any = sys.modules.get("_pydev_bundle.pydev_monkey")
-        with pydev_monkey.skip_subprocess_arg_patch() if pydev_monkey else contextlib.nullcontext():
+        pydev_monkey = sys.modules.get("_pydev_bundle.pydev_monkey")
+        with getattr(pydev_monkey, "skip_subprocess_arg_patch", contextlib.nullcontext)():
             resource_tracker.ensure_running()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The start -------------------------------------------------------------------------------------------------------
 
 # uvicorn has no option for the classes of its server and configuration, so its own names for them are bound to ours: at
 # module level, as a child process imports this file anew. https://github.com/Kludex/uvicorn/blob/main/uvicorn/main.py
