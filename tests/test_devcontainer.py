@@ -5,14 +5,42 @@ import sys
 from urllib.parse import urlsplit
 
 import json5
+import jsonschema
 import pytest
 import yaml
 from conftest import ROOT
 
 FOLDER = ROOT / ".devcontainer"
 
-# Copied from https://github.com/devcontainers/spec/tree/c95ffeed1d059abfe9ffbe79762dc2fa4e7c2421/schemas (MIT license)
-DEVCONTAINER_SCHEMA = ROOT / "tests" / "devcontainer.schema.json"
+# No package ships the public schema of devcontainer.json, so this one is written by its reference, for the keys that are
+# used here: https://containers.dev/implementors/json_reference/
+TEXTS = {"type": "array", "items": {"type": "string"}}
+AUTO_FORWARD = {"enum": ["notify", "openBrowser", "openBrowserOnce", "openPreview", "silent", "ignore"]}
+PORT_ATTRIBUTES = {
+    "type": "object",
+    "properties": {"label": {"type": "string"}, "onAutoForward": AUTO_FORWARD},
+    "additionalProperties": False,
+}
+DEVCONTAINER_SCHEMA = {
+    "type": "object",
+    "required": ["dockerComposeFile", "service", "workspaceFolder"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string"},
+        "dockerComposeFile": {"anyOf": [{"type": "string"}, TEXTS]},
+        "service": {"type": "string"},
+        "workspaceFolder": {"type": "string"},
+        "remoteUser": {"type": "string"},
+        "updateContentCommand": {"type": ["string", "array", "object"]},
+        "forwardPorts": {"type": "array", "items": {"type": ["integer", "string"], "minimum": 0, "maximum": 65535}},
+        "portsAttributes": {"type": "object", "additionalProperties": PORT_ATTRIBUTES},
+        "otherPortsAttributes": PORT_ATTRIBUTES,
+        "customizations": {
+            "type": "object",
+            "properties": {"vscode": {"type": "object", "properties": {"extensions": TEXTS}}},
+        },
+    },
+}
 
 
 @pytest.fixture
@@ -25,17 +53,13 @@ def services():
     return yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
 
 
-@pytest.mark.parametrize(
-    ("file", "options"),
-    [
-        ("devcontainer.json", ["--schemafile", str(DEVCONTAINER_SCHEMA), "--force-filetype", "json5"]),
-        ("compose.yaml", ["--builtin-schema", "vendor.compose-spec"]),
-    ],
-)
-def test_the_file_holds_to_its_public_schema(file, options):
-    check = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", *options, str(FOLDER / file)], capture_output=True, text=True
-    )
+def test_devcontainer_json_holds_to_its_reference(devcontainer):
+    jsonschema.validate(devcontainer, DEVCONTAINER_SCHEMA)
+
+
+def test_compose_file_holds_to_the_public_schema():
+    command = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FOLDER / "compose.yaml")]
+    check = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert check.returncode == 0, check.stdout
 
 
