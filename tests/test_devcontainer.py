@@ -12,8 +12,8 @@ from conftest import ROOT
 
 FOLDER = ROOT / ".devcontainer"
 
-# No package ships the public schema of devcontainer.json, so this one is written by its reference, for the keys that are
-# used here: https://containers.dev/implementors/json_reference/
+# No package ships the public schema of devcontainer.json, so this one is written by its reference, for the keys in use:
+# https://containers.dev/implementors/json_reference/
 TEXTS = {"type": "array", "items": {"type": "string"}}
 AUTO_FORWARD = {"enum": ["notify", "openBrowser", "openBrowserOnce", "openPreview", "silent", "ignore"]}
 PORT_ATTRIBUTES = {
