@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from run import WorkerThread, ensure_broker
 
 ROOT = Path(__file__).parent.parent
+MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # uvicorn's, as arguments
 
 # --- For projects of your own: an HTTP client on the app, with its worker in the test's process ----------------------
 

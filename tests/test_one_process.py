@@ -1,8 +1,7 @@
 """Handlers and tasks run in one process, as in production in two."""
 
 import pytest
-
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}
+from conftest import MODES
 
 
 @pytest.fixture(params=MODES.values(), ids=MODES)

@@ -2,9 +2,7 @@
 
 import psutil
 import pytest
-from conftest import listens, wait_for
-
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}
+from conftest import MODES, listens, wait_for
 
 
 @pytest.fixture(params=MODES.values(), ids=MODES)
