@@ -11,8 +11,8 @@ def server(request, start, probe):
 
 def test_handler_and_task_have_the_same_process_id(server):
     # With --workers, another process may take the task: each has a worker, as each has a server.
-    pids = {process.pid for process in server.tree()} if server.get() else set()
-    pids |= {process.pid for process in server.tree()}
+    server.wait_for_log("Application startup complete.", count=2 if "--workers" in server.args else 1)
+    pids = {process.pid for process in server.tree()}
     for _ in range(5):
         task, handler = server.get("/run/where")["pid"], server.get("/process")["pid"]
         assert {task, handler} <= pids
