@@ -93,7 +93,8 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
         with formatter.section("Celery worker options, after --"), Celery(set_as_current=False) as stand_in:
-            worker_context(stand_in).command.format_options(worker_context(stand_in), formatter)
+            context = worker_context(stand_in)
+            context.command.format_options(context, formatter)
 
 
 def split_args(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -175,14 +176,12 @@ def ensure_broker(url: str) -> None:
     server = {"host": "localhost", "port": 6379, **client.get_connection_kwargs()}
     try:
         return within(1.8, lambda: check_redis(client, server))
-    except OSError as exc:
+    except Exception as exc:
         # The latter is for a container's localhost, where it is also an IPv6 address that the container has not.
-        nothing_listens = exc.errno in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
+        nothing_listens = getattr(exc, "errno", None) in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
         address = loopback_address(server) if nothing_listens else None
         if address and not multiprocessing.parent_process():  # of which a reload would end the Redis
             return start_redis({**server, "host": address})
-        fail_for_broker(url, exc)
-    except Exception as exc:
         fail_for_broker(url, exc)
 
 
