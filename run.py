@@ -12,6 +12,12 @@ two commands themselves; nothing in the app knows of this file.
 Read on in the order it happens: the command line, Redis, the Celery app, the worker, the server, the debugger.
 """
 
+import sys
+from importlib.util import find_spec
+
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(f"run.py needs Python 3.10 or newer, and this is {sys.version.split()[0]}. Make the venv anew with one.")
+
 import asyncio
 import atexit
 import contextlib
@@ -25,15 +31,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import sysconfig
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 # A project may have a celery.py or a redis.py of its own. So the libraries are imported without the folder that comes
@@ -41,20 +49,30 @@ from typing import Any, NoReturn
 if __name__ in ("__main__", "__mp_main__"):
     first_folder = sys.path.pop(0)
 
+for package in ("celery", "redis", "packaging", "uvicorn"):
+    if not find_spec(package):
+        sys.exit(f"run.py needs {package}. Type: {sys.executable} -m pip install 'celery[redis]' 'uvicorn[standard]'")
+
 import celery.apps.worker
+import celery.beat
 import celery.concurrency.thread
-import celery.result
 import click
 import redis
 import uvicorn
 import uvicorn.supervisors.multiprocess
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, current_task, signals
-from celery._state import _get_active_apps, task_join_will_block
+from celery._state import _get_active_apps
+from celery.app.defaults import DEFAULTS
+from celery.app.routes import MapRoute
 from celery.app.utils import find_app
+from celery.beat import EmbeddedService
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker as celery_worker
+from celery.concurrency import get_available_pool_names
+from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, WorkerLostError
+from celery.local import Proxy, maybe_evaluate
 from celery.platforms import SecurityWarning
 from celery.utils.log import worker_logger
 from celery.worker import state
@@ -69,10 +87,28 @@ if __name__ == "__mp_main__":
 logger = logging.getLogger("uvicorn.error")
 
 
-def fail(message: str) -> NoReturn:
-    """Log `message`, one line that says what is wrong and what to type next, and exit."""
-    logger.error(message)
-    sys.exit(1)
+def fail(message: str, exc_info: Any = None) -> NoReturn:
+    """Log `message`, one line that says what is wrong and what to type next, and exit with uvicorn's code for that."""
+    logger.error(message, exc_info=exc_info)
+    sys.exit(STARTUP_FAILURE)
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Fail with the user's own traceback, without the frames that led to their code, if that raises in the block."""
+    try:
+        yield
+    except Exception as exc:
+        fail(f"Loading {what} failed. Mend what is told here:", exc_info=(type(exc), exc, user_traceback(exc)))
+
+
+def user_traceback(exc: BaseException) -> TracebackType | None:
+    """Return the traceback from the first frame that is neither this file's nor a library's; None without such."""
+    traceback = exc.__traceback__
+    libraries = (__file__, "<frozen ", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    while traceback and traceback.tb_frame.f_code.co_filename.startswith(libraries):
+        traceback = traceback.tb_next
+    return traceback
 
 
 # --- The command line ------------------------------------------------------------------------------------------------
@@ -84,7 +120,11 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         uvicorn_args, worker_args = split_args(args)
         rest = super().parse_args(ctx, uvicorn_args)
-        parse_worker_args(worker_args)  # so that a mistake ends it here, not in a child process
+        options = parse_worker_args(worker_args)  # so that a mistake ends it here, not in a child process
+        if options["beat"] and (ctx.params.get("workers") or 1) > 1:
+            raise click.UsageError(
+                "-B with --workers: each worker would send every scheduled task. Leave one out.", ctx
+            )
         return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -114,15 +154,41 @@ def parse_worker_args(args: list[str]) -> dict[str, Any]:
 def worker_context(app: Celery) -> click.Context:
     """Return the click context of Celery's own `worker` command for `app`.
 
-    It also takes -A, an option of `celery` otherwise, and of the pools only those that need no further process.
+    It also takes -A, an option of `celery` otherwise, and refuses what can't be done in a thread of the server.
     """
     app_option = click.Option(["-A", "--app"], help="The Celery app, if importing APP makes none or several.")
-    pools = click.Choice(["threads", "solo"])
-    pool_option = click.Option(["-P", "--pool"], type=pools, default="threads", help="Pool implementation.")
-    others = [param for param in celery_worker.params if param.name != "pool"]
     command = copy.copy(celery_worker)
-    command.params = [app_option, pool_option, *others, *app.user_options["worker"]]
-    return click.Context(command, info_name="celery worker", obj=CLIContext(app, no_color=False, workdir=None))
+    command.params = [app_option, *map(copy.copy, celery_worker.params), *app.user_options["worker"]]
+    for param in command.params:
+        if param.name == "pool":
+            param.default, param.type = "threads", click.Choice(get_available_pool_names())  # and imports none
+        if param.name in IMPOSSIBLE:
+            param.callback = refuse_impossible
+    names = ["-h", "--help"]
+    obj = CLIContext(app, no_color=False, workdir=None)
+    return click.Context(command, info_name="celery worker", help_option_names=names, obj=obj)
+
+
+TO_HAVE_IT = "To have it, run uvicorn and celery worker."
+FOR_PROCESSES = f"is for a pool of processes, and here tasks run in threads. {TO_HAVE_IT}"
+OF_THE_PROCESS = "is for a process of the worker's own, and here it is the server's."
+IMPOSSIBLE = {
+    "pool": f"is threads or solo here, as tasks run in the server's process. {TO_HAVE_IT}",
+    "autoscale": "is for a pool of processes. Here up to --concurrency threads start as they are needed.",
+    **dict.fromkeys(["max_tasks_per_child", "max_memory_per_child", "pool_start_method"], FOR_PROCESSES),
+    **dict.fromkeys(["time_limit", "soft_time_limit"], f"can't be kept: a thread runs to its end. {TO_HAVE_IT}"),
+    "logfile": f"{OF_THE_PROCESS} Use uvicorn's --log-config.",
+    **dict.fromkeys(["detach", "executable", "pidfile"], f"{OF_THE_PROCESS} Leave it out."),
+    **dict.fromkeys(["uid", "gid", "umask"], f"{OF_THE_PROCESS} Start the whole command with it."),
+}
+
+
+def refuse_impossible(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Raise a usage error that says what to do instead if an option of `IMPOSSIBLE` was typed."""
+    typed = ctx.get_parameter_source(str(param.name)) is click.core.ParameterSource.COMMANDLINE
+    if typed and value not in ("threads", "solo"):
+        raise click.UsageError(f"{param.opts[-1]} {IMPOSSIBLE[str(param.name)]}", ctx)
+    return value
 
 
 @click.pass_context
@@ -145,26 +211,74 @@ def is_module(folder: str, name: str) -> bool:
 
 
 class Config(uvicorn.Config):
-    """uvicorn's configuration, and a broker that answers before anything else starts.
+    """uvicorn's configuration, made once, in the outermost process. Child processes receive it as it is.
 
-    It is made once, in the outermost process. From then on the environment holds what --env-file says, and logging is
-    set up. Child processes receive it as it is.
+    By then the environment holds what --env-file says, and logging is set up.
+
+    Attributes:
+        redis_requests: where a child process sends the URL at which it wants a Redis, which is to outlive the child.
+        schedule: the file of -B, unless the app or -s names one: in a folder that outlives reloads and isn't watched.
     """
+
+    redis_requests: Connection | None = None
+    schedule: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.uds is None and self.fd is None:
+            check_port(self.host, self.port)
+        if url := os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL"):
+            ensure_redis(url)
         if self.should_reload or self.workers > 1:
             start_resource_tracker()
-        ensure_broker(os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0")
+            requests, self.redis_requests = multiprocessing.Pipe(duplex=False)
+            threading.Thread(target=serve_redis_requests, args=(requests,), daemon=True).start()
+        if parse_worker_args(split_args(sys.argv[1:])[1])["beat"]:
+            folder = tempfile.TemporaryDirectory(prefix="celerybeat-")
+            atexit.register(folder.cleanup)
+            self.schedule = str(Path(folder.name, DEFAULTS["beat_schedule_filename"]))
+
+    def load_app(self) -> Any:
+        with loading(str(self.app)):
+            return super().load_app()
+
+    def load(self) -> None:
+        with loading(str(self.app)):  # which a factory does
+            super().load()
+
+
+def check_port(host: str, port: int) -> None:
+    """Fail before anything starts if the server could not listen there; psutil, if installed, knows who does."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as sock:
+            if sys.platform != "win32":  # where it means something else
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+    except OSError as exc:
+        holder = ""
+        with contextlib.suppress(Exception):
+            import psutil  # type: ignore[import-untyped, unused-ignore]
+
+            [pid] = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
+            holder = f", by process {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})"
+        fail(
+            f"Can't listen at {host}:{port}: {exc.strerror}{holder}. End that, or take another port: --port {port + 1}"
+        )
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------
 
 
-def ensure_broker(url: str) -> None:
+def ensure_redis(url: str, role: str = "broker", requests: Connection | None = None) -> None:
     """Return once the Redis at `url` answers. If `url` names this machine and nothing listens there, start one.
 
-    Another kind of broker is left to Celery.
+    A URL of another kind is left to Celery.
+
+    Args:
+        url: as Celery takes it.
+        role: what it is for, broker or result backend.
+        requests: where to ask for its start instead, `Config.redis_requests`.
 
     Raises:
         SystemExit: it doesn't answer within 2 s, or isn't Redis. A line of the log says so.
@@ -180,15 +294,33 @@ def ensure_broker(url: str) -> None:
         # The latter is for a container's localhost, where it is also an IPv6 address that the container has not.
         nothing_listens = getattr(exc, "errno", None) in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL)
         address = loopback_address(server) if nothing_listens else None
-        if address and not multiprocessing.parent_process():  # of which a reload would end the Redis
-            return start_redis({**server, "host": address})
-        fail_for_broker(url, exc)
+        if not address:
+            fail_for(role, url, exc)
+    if not requests:
+        return start_redis({**server, "host": address})
+    requests.send(url)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return check_redis(client, server)
+        except Exception as exc:
+            if time.monotonic() > deadline:
+                fail_for(role, url, exc)
+        time.sleep(0.02)
 
 
-def fail_for_broker(url: str, reason: Exception) -> NoReturn:
+def serve_redis_requests(requests: Connection) -> None:
+    """Start a Redis wherever a child process asks for one."""
+    while True:
+        with contextlib.suppress(SystemExit):  # of which the log says why, and the child too
+            ensure_redis(requests.recv())
+
+
+def fail_for(role: str, url: str, reason: Exception) -> NoReturn:
+    variable = {"broker": "CELERY_BROKER_URL", "result backend": "CELERY_RESULT_BACKEND"}[role]
     fail(
-        f"The broker {maybe_sanitize_url(url)} can't be used: {str(reason) or 'no answer'}. Start it, or set "
-        "CELERY_BROKER_URL or REDIS_URL to one that answers; on localhost, run.py starts a Redis where none listens."
+        f"The {role} {maybe_sanitize_url(url)} can't be used: {str(reason) or 'no answer'}. Start it, or set "
+        f"{variable} or REDIS_URL to one that answers; on localhost, run.py starts a Redis where none listens."
     )
 
 
@@ -316,8 +448,11 @@ def find_celery_app(name: str | None) -> Celery:
         problem = "it is something else"
         try:
             if isinstance(app := find_app(name), Celery):
+                user_tasks(app)
                 return app
-        except (ImportError, AttributeError) as exc:
+        except (AttributeError, ImportError) as exc:
+            if user_traceback(exc):
+                raise
             problem = str(exc)
         fail(f"-A {name} names no Celery app: {problem}. Name it as for celery: -- -A module:attribute")
     apps = [app for app in _get_active_apps() if user_tasks(app)]
@@ -336,13 +471,40 @@ def find_celery_app(name: str | None) -> Celery:
 def user_tasks(app: Celery) -> list[Task]:
     """Return the tasks of `app` that aren't Celery's own."""
     app.loader.import_default_modules()  # those that `include`, `imports` and `autodiscover_tasks` name
+    # The tasks of `app` before those that other apps share, as Celery's order is the other way round: so if the API has
+    # a stub of a task, by the same name in an app of its own, it doesn't take the task's place.
+    while app._pending:
+        maybe_evaluate(app._pending.popleft())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is done
+        app.finalize()
     return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
 
 
 def is_original(task: Task) -> bool:
-    """Tell whether `task` is what stands in the module that defines it."""
+    """Tell whether `task` is what stands in the module that defines it. A `shared_task` is a proxy for any app's."""
     values = list(vars(sys.modules.get(task.__module__, object)).values())
-    return any(isinstance(value, Task) and value == task for value in values)
+    return any(type(value) is not Proxy and isinstance(value, Task) and value == task for value in values)
+
+
+def routed_queues(app: Celery) -> list[str]:
+    """Return the queues that a task of `app` may be sent to, as its only worker has to consume them all.
+
+    The default queue, those of `task_queues`, `task_routes` and `beat_schedule`, and where each task goes by itself;
+    not those that only a call names.
+    """
+    queues, router = app.amqp.queues, app.amqp.router
+    routes: list[Any] = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
+    for table in router.routes:
+        if isinstance(table, MapRoute):
+            routes += [*table.map.values(), *table.patterns.values()]
+    for task in user_tasks(app):
+        options = {"queue": getattr(task, "queue", None)}
+        with contextlib.suppress(Exception):  # a router of the user's own may need a call's arguments
+            routes.append(router.route(options, task.name, task_type=task))
+    found = [route if isinstance(route, str) else dict(route).get("queue") for route in routes]
+    names = {app.conf.task_default_queue, *queues, *(getattr(queue, "name", queue) for queue in found if queue)}
+    return sorted(name for name in names if name in queues or queues.create_missing)
 
 
 def app_name(app: Celery) -> str:
@@ -354,16 +516,17 @@ def app_name(app: Celery) -> str:
     return str(app.main)
 
 
-def check_broker(app: Celery) -> None:
-    """Try the broker that `app` really uses, with the manners of `ensure_broker`."""
+def check_broker(app: Celery, requests: Connection | None) -> None:
+    """Try the broker and the result backend that `app` really uses, with the manners of `ensure_redis`."""
     with app.connection_for_write() as connection:
         url = connection.as_uri(include_password=True)
-        ensure_broker(url)
+        ensure_redis(url, "broker", requests)
+        ensure_redis(app.conf.result_backend or "", "result backend", requests)
         if not url.startswith("redis://"):
             try:
                 within(1.8, lambda: connection.ensure_connection(max_retries=1, interval_start=0))
             except Exception as exc:
-                fail_for_broker(url, exc)
+                fail_for("broker", url, exc)
 
 
 # --- The worker ------------------------------------------------------------------------------------------------------
@@ -375,6 +538,7 @@ class TaskPool(celery.concurrency.thread.TaskPool):
     Attributes:
         deadline: a time.monotonic(), in seconds; none by default.
         running: the tasks that run or wait for a thread.
+        unlimited: names of tasks with a time limit, of which it was said that it can't be kept.
     """
 
     deadline = float("inf")
@@ -382,9 +546,20 @@ class TaskPool(celery.concurrency.thread.TaskPool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.running: set[Future[Any]] = set()
+        self.unlimited: set[str] = set()
 
-    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().on_apply(*args, **kwargs)
+    def on_start(self) -> None:
+        # As the processes of the prefork pool do, and the solo pool: projects connect to databases there.
+        signals.worker_process_init.send(sender=self.options["initargs"][1])
+
+    def on_apply(self, target: Any, args: Any = None, *others: Any, **options: Any) -> Any:
+        limit = options.get("soft_timeout") or options.get("timeout")
+        if limit and args[0] not in self.unlimited:
+            self.unlimited.add(args[0])
+            worker_logger.warning(
+                "Task %s has a time limit of %s s, which can't be kept: a thread runs to its end.", args[0], limit
+            )
+        result = super().on_apply(target, args, *others, **options)
         self.running.add(result.f)
         result.f.add_done_callback(self.running.discard)
         return result
@@ -395,6 +570,7 @@ class TaskPool(celery.concurrency.thread.TaskPool):
             wait(self.running.copy(), timeout=0.1)
         for request in tuple(state.active_requests) if self.running else ():
             cut_off(request)
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
 def cut_off(request: Any) -> None:
@@ -419,10 +595,18 @@ class Worker(celery.apps.worker.Worker):
         if self.pool_cls == "threads":
             self.pool_cls: Any = TaskPool
 
+    def setup_queues(self, include: Any, exclude: Any = None) -> None:
+        super().setup_queues(include or routed_queues(self.app), exclude)
+
     def setup_logging(self, colorize: bool | None = None) -> bool:
         options = {"loglevel": self.loglevel, "logfile": self.logfile, "format": None, "colorize": colorize}
         if not signals.setup_logging.send(sender=None, **options):
             WorkerLog.install(self.loglevel)
+            for signal_, name in (
+                (signals.after_setup_logger, "celery"),
+                (signals.after_setup_task_logger, "celery.task"),
+            ):
+                signal_.send(sender=None, logger=logging.getLogger(name), **options)
         return True  # or Celery redirects sys.stdout
 
     def install_platform_tweaks(self, worker: "Worker") -> None:
@@ -479,6 +663,7 @@ class WorkerThread(threading.Thread):
         app: the Celery app.
         args: those of the `celery worker` command. The pool is threads, the concurrency at least 4, if neither they
             nor the app's settings say otherwise.
+        schedule: the file of -B, if neither they nor the settings name one.
 
     Attributes:
         ready: done once the worker takes tasks, or with the exception that kept it from that.
@@ -486,10 +671,11 @@ class WorkerThread(threading.Thread):
 
     worker: Worker
 
-    def __init__(self, app: Celery, args: Sequence[str] = ()) -> None:
+    def __init__(self, app: Celery, args: Sequence[str] = (), schedule: str | None = None) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
         self.args = args
+        self.schedule = schedule
         self.ready: Future[None] = Future()
 
     def __enter__(self) -> "WorkerThread":
@@ -508,13 +694,16 @@ class WorkerThread(threading.Thread):
         sys.setswitchinterval(0.0005)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         self.app.Worker = self.create_worker
-        celery.result.task_join_will_block = join_will_block
+        BasePool.task_join_will_block = InTask()
+        celery.beat.EmbeddedService = embedded_beat
         state.should_stop = None
         warnings.simplefilter("ignore", SecurityWarning)  # root is a container's usual user
         args = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         if not self.app.conf.worker_concurrency:
             args += ["--concurrency", str(max(4, os.cpu_count() or 0))]
         args += ["--loglevel", logging.getLevelName(max(logging.DEBUG, logger.getEffectiveLevel()))]
+        if self.schedule and self.app.conf.beat_schedule_filename == DEFAULTS["beat_schedule_filename"]:
+            args += ["--schedule", self.schedule]
         try:
             context = worker_context(self.app)
             context.command.parse_args(context, [*args, *self.args])
@@ -543,19 +732,23 @@ class WorkerThread(threading.Thread):
         if state.should_stop is None:
             signals.worker_shutting_down.send(sender=self.worker.hostname, sig="SIGTERM", how="Warm", exitcode=0)
             state.should_stop = 0
-            threading.Thread(target=self.end_blocking_read, daemon=True).start()  # which Redis may not answer
+            threading.Thread(target=self.wake, daemon=True).start()  # which the broker may not answer
 
     def is_busy(self) -> bool:
         return self.is_alive() or bool(getattr(self.worker.pool, "running", None))
 
-    def end_blocking_read(self) -> None:
-        """Wake an idle worker, which waits for messages in a BRPOP of up to 1 s. It only ends later if that fails.
+    def wake(self) -> None:
+        """Wake an idle worker, so that it sees that it is to end. If that fails, it sees it later by itself.
 
-        By Redis' own CLIENT UNBLOCK: to close the connection could lose a message that is on its way. kombu has no
+        A message wakes it, which waits for up to 10 s with RabbitMQ. With Redis it waits in a BRPOP of up to 1 s, which
+        Redis' own CLIENT UNBLOCK ends: to close the connection could lose a message that is on its way. kombu has no
         public name for it: https://github.com/celery/kombu/blob/main/kombu/transport/redis.py
         """
-        with contextlib.suppress(AttributeError, OSError, redis.RedisError):
+        with contextlib.suppress(Exception):
             channel = self.worker.consumer.task_consumer.channel
+            if not getattr(channel, "_in_poll", None):
+                self.app.control.broadcast("ping", destination=[self.worker.hostname])
+                return
             address = "{}:{}".format(*channel._in_poll._sock.getsockname()[:2])
             with channel.conn_or_acquire() as client:
                 for connection in client.client_list():
@@ -563,13 +756,23 @@ class WorkerThread(threading.Thread):
                         client.client_unblock(connection["id"])
 
 
-def join_will_block() -> bool:
-    """Tell whether `.get()` is called in a task, where Celery forbids it.
+def embedded_beat(app: Celery, **options: Any) -> Any:
+    """Return what -B starts, in a thread. Celery's own would be a further process, forked from one with threads."""
+    folder = Path(options["schedule_filename"]).absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"beat can't write its schedule in {folder}. Name a file elsewhere: -s FILE")
+    return EmbeddedService(app, thread=True, **options)
 
-    Celery keeps that in a flag of the process (https://github.com/celery/celery/issues/3189), which here would forbid
-    it to request handlers too. `allow_join_result` clears the flag.
+
+class InTask:
+    """True in a thread that runs a task, where `.get()` raises and result backends don't prepare for replies.
+
+    Celery asks a flag of the process, that its pool sets (https://github.com/celery/celery/issues/3189), which here
+    would hold for request handlers too. `allow_join_result` clears the flag.
     """
-    return bool(task_join_will_block() and current_task and not current_task.request.is_eager)
+
+    def __bool__(self) -> bool:
+        return bool(current_task and not current_task.request.is_eager)
 
 
 # --- The server ------------------------------------------------------------------------------------------------------
@@ -578,6 +781,7 @@ def join_will_block() -> bool:
 class Server(uvicorn.Server):
     """uvicorn's server, with the worker: ready before the first request, stopped after the last."""
 
+    config: Config
     worker: WorkerThread | None = None
     exit_code: Any = 0
     debugged = False
@@ -592,15 +796,11 @@ class Server(uvicorn.Server):
             super().run(sockets)
         finally:
             if self.worker and self.worker.is_busy():  # Python would wait for the tasks' threads
-                logging.shutdown()
+                atexit._run_exitfuncs()
                 os._exit(self.exit_code)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await self.start_worker()
-        except SystemExit:
-            # With --workers, uvicorn starts a child again unless it ends with this code.
-            sys.exit(STARTUP_FAILURE if self.config.workers > 1 else 1)
+        await self.start_worker()
         try:
             await super().startup(sockets)
         except SystemExit as exc:
@@ -610,9 +810,11 @@ class Server(uvicorn.Server):
 
     async def start_worker(self) -> None:
         _, args = split_args(sys.argv[1:])
-        app = find_celery_app(parse_worker_args(args)["app"])
-        check_broker(app)
-        worker = WorkerThread(app, args)
+        with loading("the Celery app"):
+            app = find_celery_app(parse_worker_args(args)["app"])
+        app.set_current()  # for `async def` handlers; see WorkerThread for the others
+        check_broker(app, self.config.redis_requests)
+        worker = WorkerThread(app, args, schedule=self.config.schedule)
         worker.start()
         ready = asyncio.wrap_future(worker.ready)
         while not ready.done():
@@ -621,11 +823,10 @@ class Server(uvicorn.Server):
             await asyncio.wait([ready], timeout=0.1)
         try:
             ready.result()
-        except (click.ClickException, ImproperlyConfigured) as exc:
+        except (click.ClickException, ImproperlyConfigured, OSError) as exc:
             fail(f"The Celery worker can't start: {exc}")
         except Exception as exc:
-            logger.error("The Celery worker can't start", exc_info=exc)
-            sys.exit(1)
+            fail("The Celery worker can't start.", exc_info=(type(exc), exc, user_traceback(exc)))
         self.worker = worker
 
     async def on_tick(self, counter: int) -> bool:

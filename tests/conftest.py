@@ -18,7 +18,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from run import WorkerThread, ensure_broker
+from run import WorkerThread, ensure_redis
 
 ROOT = Path(__file__).parent.parent
 MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # uvicorn's, as arguments
@@ -30,7 +30,7 @@ MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # 
 def redis_url() -> str:
     """The URL of a Redis that run.py starts and that ends with the tests."""
     url = f"redis://localhost:{free_port()}/0"
-    ensure_broker(url)
+    ensure_redis(url)
     return url
 
 

@@ -6,7 +6,9 @@ import sys
 import click
 import pytest
 import uvicorn
+from celery import Celery
 from celery.bin.worker import worker
+from uvicorn.config import STARTUP_FAILURE
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_uvicorn_variables_count(start):
         (["main:app", "--port", "x"], "Invalid value for '--port'"),
         (["main:app", "--", "-c", "x"], "must be a non-negative integer"),
         (["main:app", "--", "-l", "loud"], "Invalid value for '-l'"),
-        (["main:app", "--", "-P", "prefork"], "'prefork' is not one of 'threads', 'solo'"),
+        (["main:app", "--", "-P", "fork"], "'fork' is not one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -73,8 +75,9 @@ def test_mistake_is_told_before_anything_starts(type_command, args, message):
     assert "Traceback" not in typed.stderr
 
 
-def test_help_after_the_dashes_is_celerys(type_command):
-    shown = type_command("main:app", "--", "--help")
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_after_the_dashes_is_celerys(type_command, option):
+    shown = type_command("main:app", "--", option)
     assert shown.returncode == 0
     assert shown.stdout.startswith("Usage: celery worker")
 
@@ -83,7 +86,7 @@ def test_setting_of_the_app_that_celery_refuses_is_told_in_one_line(start, proje
     tasks = project / "app" / "tasks.py"
     tasks.write_text(tasks.read_text() + "\napp.conf.task_create_missing_queues = False\n")
     server = start("run.py", "main:app", "--", "-Q", "nowhere")
-    assert server.wait() == 1
+    assert server.wait() == STARTUP_FAILURE
     assert "ERROR:    The Celery worker can't start: Trying to select queue subset of" in server.log
     assert "Traceback" not in server.log
 
@@ -93,3 +96,18 @@ def test_solo_pool_runs_a_task_at_a_time_in_the_same_process(start, probe):
     assert server.get("/run/where")["pid"] == server.get("/process")["pid"]
     server.press_ctrl_c()
     assert server.wait() == 0
+
+
+def test_options_of_the_worker_reach_it(start, probe, redis_server):
+    options = ["-c", "3", "-n", "own@%n", "-E", "-O", "fair", "--prefetch-multiplier", "7", "-l", "debug", "--purge"]
+    Celery(broker=redis_server, set_as_current=False).send_task("tasks.fail")
+    server = start("run.py", "main:app", "--", *options, REDIS_URL=redis_server)
+    server.get()
+    with Celery(broker=redis_server, set_as_current=False) as client:
+        [(name, stats)] = client.control.inspect().stats().items()
+    assert name.startswith("own@")
+    assert stats["pool"]["max-concurrency"] == 3
+    assert stats["prefetch_count"] == 21
+    assert stats["total"] == {"tasks.add": 1}
+    assert "DEBUG:    worker - " in server.log
+    assert "Starting Events" in server.log

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from conftest import ROOT
+from uvicorn.config import STARTUP_FAILURE
 
 
 @pytest.fixture
@@ -12,6 +13,41 @@ def project(request, tmp_path):
     shutil.copytree(ROOT / "tests" / "projects" / request.param, tmp_path, dirs_exist_ok=True)
     shutil.copy(ROOT / "run.py", tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
+@pytest.mark.parametrize(
+    ("project", "args", "answer"),
+    [
+        ("core", ["app.main:app"], "hello"),
+        ("factory", ["main:create_app", "--factory"], "hello"),
+        ("current_app", ["main:app"], "hello"),
+        ("imports", ["main:app"], "hello"),
+        ("src", ["shop.main:app", "--app-dir", "src", "--env-file", ".env"], "hello"),
+        ("send_task", ["main:app", "--", "-A", "worker"], ["hello", "bye"]),
+    ],
+    ids=[
+        "core/celery.py, whose tasks autodiscover_tasks finds",
+        "a factory that makes both apps",
+        "celery.current_app set up in place",
+        "worker.py, whose tasks a setting imports",
+        "a package below src/, settings in .env",
+        "a worker that the API never imports, with a stub of its task in the API",
+    ],
+    indirect=["project"],
+)
+def test_layouts_that_people_have(start, project, args, answer, reload):
+    split = args.index("--") if "--" in args else len(args)
+    server = start("run.py", *args[:split], *reload, *args[split:])
+    assert server.get() == answer
+    assert "Warning" not in server.log
+
+
+@pytest.mark.parametrize("kind", ["handler", "async"])
+@pytest.mark.parametrize("project", ["default_app"], indirect=True)
+def test_app_that_is_run_is_the_default_of_handlers_and_tasks(start, project, kind):
+    server = start("run.py", "main:app")
+    assert server.get(f"/{kind}") == {"current_app": "real", "of a task": ["real", "real"]}
 
 
 @pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
@@ -53,7 +89,7 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
 )
 def test_no_celery_app_or_several_are_told_in_one_line(start, project, args, told):
     server = start("run.py", *args)
-    assert server.wait() == 1
+    assert server.wait() == STARTUP_FAILURE
     assert [line for line in server.log.splitlines() if line.startswith("ERROR: ") and told in line]
     assert "Traceback" not in server.log
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from celery import Celery
 from conftest import ROOT
 
 
@@ -20,17 +21,22 @@ from conftest import ROOT
         ("uvicorn.server.Server", "handle_exit", "run.py lets go in it what stands at a breakpoint"),
         ("uvicorn.config", "STARTUP_FAILURE", "with this exit code, uvicorn doesn't start a child process again"),
         ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
-        ("celery._state", "task_join_will_block", "run.py asks it whether .get() is allowed"),
-        ("celery.result", "task_join_will_block", "Celery asks this name, which run.py binds to its own function"),
+        ("celery.concurrency.base.BasePool", "task_join_will_block", "tells Celery whether .get() is allowed"),
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
         ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
         ("celery.bin.worker", "worker", "Celery's worker command"),
+        ("celery.app.defaults", "DEFAULTS", "the name of beat's file, if nothing else is set"),
+        ("celery.app.routes", "MapRoute", "run.py finds the queues of task_routes in it"),
+        ("celery.beat", "EmbeddedService", "Celery starts -B by this name, which run.py binds to its own function"),
+        ("celery.local", "maybe_evaluate", "makes a task of what stands in `_pending`"),
         ("celery.app.base.Celery", "Worker", "run.py puts its own class there"),
+        ("celery.apps.worker.Worker", "setup_queues", "where Celery selects the queues to consume"),
         ("celery.apps.worker.Worker", "install_platform_tweaks", "where Celery installs signal handlers"),
         ("celery.apps.worker.Worker", "set_process_status", "where Celery sets the process title"),
         ("celery.apps.worker.Worker", "emit_banner", "where Celery prints its banner"),
         ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
+        ("celery.concurrency.thread.TaskPool", "on_start", "where run.py sends worker_process_init"),
         ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread"),
         ("celery.worker.state", "should_stop", "run.py stops the worker by it, as Celery's signal handlers do"),
         ("celery.worker.state", "active_requests", "the tasks that run"),
@@ -45,6 +51,13 @@ def test_name_is_there(module, name, purpose):
     path, _, cls = module.rpartition(".")
     owner = getattr(importlib.import_module(path), cls) if cls[0].isupper() else importlib.import_module(module)
     assert hasattr(owner, name), f"{module}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
+
+
+def test_tasks_that_wait_for_their_app_are_there():
+    with Celery(set_as_current=False) as app:
+        app.task(print)
+        told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
+        assert len(getattr(app, "_pending", ())) == 1, told
 
 
 def test_names_of_the_debugger_are_there():

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import redis
-from conftest import free_port, listens, wait_for
+from conftest import MODES, free_port, listens, wait_for
+from uvicorn.config import STARTUP_FAILURE
 
 NO_REDIS_ON_PATH = {"PATH": ""}
 
@@ -83,8 +84,9 @@ def test_redis_that_runs_is_used(start, redis_server):
 
 
 def test_celery_broker_url_comes_before_redis_url(start, redis_server):
-    server = start("run.py", "main:app", REDIS_URL="redis://nowhere.invalid/0", CELERY_BROKER_URL=redis_server)
-    server.wait_for_log("Application startup complete.")
+    env = {"CELERY_BROKER_URL": redis_server, "CELERY_RESULT_BACKEND": redis_server}
+    server = start("run.py", "main:app", REDIS_URL="redis://nowhere.invalid/0", **env)
+    assert server.get() == {"2+2": 4}
 
 
 def test_env_file_is_read(start, project):
@@ -115,7 +117,7 @@ def test_localhost_6379_is_the_default(start, project):
 )
 def test_broker_that_cannot_be_used_is_told_in_one_line(start, ports, url, problem):
     server = start("run.py", "main:app", REDIS_URL=url.format(**ports))
-    assert server.wait() == 1
+    assert server.wait() == STARTUP_FAILURE
     [line] = server.log.splitlines()
     assert re.match("ERROR:    The broker redis://.* can't be used: ", line)
     assert re.search(problem.format(**ports), line)
@@ -138,29 +140,51 @@ def ports(redis_server):
 def test_broker_that_the_app_really_uses_is_tried_too(start, project):
     set_broker(project, "redis://redis.invalid:6379/0")
     server = start("run.py", "main:app")
-    assert server.wait() == 1
+    assert server.wait() == STARTUP_FAILURE
     assert "ERROR:    The broker redis://redis.invalid:6379/0 can't be used" in server.log
     assert "Traceback" not in server.log
 
 
-def test_redis_is_started_where_the_app_really_wants_it(start, project):
+@pytest.mark.parametrize("mode", MODES)
+def test_redis_is_started_where_the_code_alone_says(start, project, mode):
     port = free_port()
-    set_broker(project, f"redis://localhost:{port}/0")
-    server = start("run.py", "main:app")
+    set_broker(project, f"redis://:secret@localhost:{port}/0")
+    server = start("run.py", "main:app", *MODES[mode], REDIS_URL=None)
     assert server.get() == {"2+2": 4}
-    assert re.search(rf"Started \S+ at 127.0.0.1:{port}", server.log)
+    assert len(re.findall(rf"Started \S+ at 127.0.0.1:{port}", server.log)) == 1
+    if mode == "reload":
+        (project / "app" / "main.py").touch()
+        server.wait_for_log("Application startup complete.", count=2)
+        assert server.get() == {"2+2": 4}
+        assert server.log.count(f"at 127.0.0.1:{port}") == 1
+
+
+@pytest.mark.parametrize("mode", ["plain", "reload"])
+def test_result_backend_counts_too(start, project, mode):
+    port = free_port()
+    set_broker(project, "memory://", f"redis://localhost:{port}/0")
+    server = start("run.py", "main:app", *MODES[mode], REDIS_URL=None)
+    assert server.get() == {"2+2": 4}
+    assert listens(port)
+
+
+@pytest.mark.parametrize("mode", ["plain", "reload"])
+def test_no_redis_is_started_if_none_is_used(start, project, mode):
+    set_broker(project, "memory://", "cache+memory://")
+    server = start("run.py", "main:app", *MODES[mode], REDIS_URL=None)
+    assert server.get() == {"2+2": 4}
+    assert "as nothing listened there" not in server.log
 
 
 def test_broker_of_another_kind_is_tried_too(start, project):
     set_broker(project, f"amqp://localhost:{free_port()}//")
     server = start("run.py", "main:app")
-    assert server.wait() == 1
+    assert server.wait() == STARTUP_FAILURE
     assert re.search("ERROR:    The broker amqp://.* can't be used: .*refused", server.log)
     assert "Traceback" not in server.log
 
 
-def set_broker(project, url):
+def set_broker(project, url, backend_url=None):
     tasks = project / "app" / "tasks.py"
-    tasks.write_text(
-        tasks.read_text().replace("broker=redis_url, backend=redis_url", f"broker={url!r}, backend={url!r}")
-    )
+    urls = f"broker={url!r}, backend={(backend_url or url)!r}"
+    tasks.write_text(tasks.read_text().replace("broker=redis_url, backend=redis_url", urls))

@@ -1,0 +1,6 @@
+import os
+
+from celery import Celery
+
+celery_app = Celery("shop", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
+celery_app.autodiscover_tasks(["app.tasks"], related_name="mails")

@@ -1,0 +1,6 @@
+from worker import celery
+
+
+@celery.task
+def hello() -> str:
+    return "hello"

@@ -1,0 +1,4 @@
+from celery import Celery
+
+celery = Celery("worker")
+celery.config_from_object("celeryconfig")
