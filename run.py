@@ -225,6 +225,8 @@ class Config(uvicorn.Config):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.timeout_graceful_shutdown is None:
+            self.timeout_graceful_shutdown = 5  # seconds; uvicorn's own is for ever, which an open stream may take
         if self.uds is None and self.fd is None:
             check_port(self.host, self.port)
         if url := os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL"):
@@ -357,13 +359,16 @@ def loopback_address(server: dict[str, Any]) -> str | None:
     return addresses[0] if all(ipaddress.ip_address(address).is_loopback for address in addresses) else None
 
 
+OWNER = "run.py"  # the key in a Redis that run.py started, with the project's folder
+
+
 def start_redis(server: dict[str, Any]) -> None:
     """Serve Redis at a loopback address for as long as this process lives, in memory alone.
 
     By redis-server or valkey-server where there is one, else by fakeredis in a thread of this process.
     """
     host, port = server["host"], server["port"]
-    client = redis.Redis(host, port, retry=Retry(ConstantBackoff(0.02), 500))  # for 10 s
+    client = redis.Redis(host, port, server.get("db", 0), retry=Retry(ConstantBackoff(0.02), 500))  # for 10 s
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program and (shell := shutil.which("sh")):
         # The shell ends the server when its standard input ends, which it does even if this process is killed. It is a
@@ -382,7 +387,7 @@ def start_redis(server: dict[str, Any]) -> None:
         program = "fakeredis"
         start_fakeredis(host, port)
     try:
-        client.ping()
+        client.set(OWNER, os.getcwd())
     except redis.RedisError as exc:
         fail(f"{program} did not start at {host}:{port}: {exc}. Start a Redis there by hand.")
     if server.get("password"):
@@ -522,11 +527,25 @@ def check_broker(app: Celery, requests: Connection | None) -> None:
         url = connection.as_uri(include_password=True)
         ensure_redis(url, "broker", requests)
         ensure_redis(app.conf.result_backend or "", "result backend", requests)
-        if not url.startswith("redis://"):
+        if url.startswith("redis://"):
+            warn_of_owner(url)
+        else:
             try:
                 within(1.8, lambda: connection.ensure_connection(max_retries=1, interval_start=0))
             except Exception as exc:
                 fail_for("broker", url, exc)
+
+
+def warn_of_owner(url: str) -> None:
+    """Say so if the Redis at `url` is one that run.py started for another project."""
+    with contextlib.suppress(redis.RedisError):
+        client = redis.Redis.from_url(url.partition("?")[0])
+        owner, port = os.fsdecode(client.get(OWNER) or ""), client.get_connection_kwargs().get("port", 6379)
+        if owner and owner != os.getcwd():
+            logger.warning(
+                f"The Redis on port {port} is of run.py in {owner}: each may run the other's tasks, and it ends with "
+                f"that one. To have another: REDIS_URL=redis://localhost:{port + 1}/0"
+            )
 
 
 # --- The worker ------------------------------------------------------------------------------------------------------
@@ -851,10 +870,9 @@ class Server(uvicorn.Server):
             sys.exit(self.exit_code)
 
     async def stop_worker(self) -> None:
-        """Let running tasks finish for as long as uvicorn lets requests, else for 10 s; on a second Ctrl-C, not."""
+        """Let running tasks finish for as long as uvicorn lets requests; on a second Ctrl-C, not."""
         if worker := self.worker:
-            timeout = self.config.timeout_graceful_shutdown
-            timeout = 10 if timeout is None else timeout
+            timeout = self.config.timeout_graceful_shutdown or 0
             worker.stop(timeout)
             await wait_while(lambda: worker.is_alive() and not self.force_exit, timeout + 1)
             worker.stop(0)

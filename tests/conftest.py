@@ -93,8 +93,8 @@ def start(project: Path) -> Iterator[Callable[..., "Command"]]:
     """
     commands: list[Command] = []
 
-    def start(*args: str, **env: str | None) -> Command:
-        commands.append(Command(args, project, env))
+    def start(*args: str, cwd: Path = project, **env: str | None) -> Command:
+        commands.append(Command(args, cwd, env))
         return commands[-1]
 
     yield start

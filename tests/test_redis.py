@@ -184,6 +184,20 @@ def test_broker_of_another_kind_is_tried_too(start, project):
     assert "Traceback" not in server.log
 
 
+def test_second_project_on_the_same_redis_is_told_of_the_first(start, project, tmp_path_factory):
+    first = start("run.py", "main:app")
+    first.get()
+    again = start("run.py", "main:app", "--reload", REDIS_URL=f"redis://localhost:{first.redis_port}/0")
+    assert again.get() == {"2+2": 4}
+    assert "WARNING:  The Redis" not in again.log
+    other = tmp_path_factory.mktemp("other")
+    shutil.copytree(project, other, dirs_exist_ok=True)
+    second = start("run.py", "main:app", cwd=other, REDIS_URL=f"redis://localhost:{first.redis_port}/0")
+    second.wait_for_log("Application startup complete.")
+    told = f"WARNING:  The Redis on port {first.redis_port} is of run.py in {project}: each may run the other's tasks"
+    assert told in second.log
+
+
 def set_broker(project, url, backend_url=None):
     tasks = project / "app" / "tasks.py"
     urls = f"broker={url!r}, backend={(backend_url or url)!r}"
