@@ -571,14 +571,25 @@ class TaskPool(celery.concurrency.thread.TaskPool):
         # As the processes of the prefork pool do, and the solo pool: projects connect to databases there.
         signals.worker_process_init.send(sender=self.options["initargs"][1])
 
-    def on_apply(self, target: Any, args: Any = None, *others: Any, **options: Any) -> Any:
+    def on_apply(
+        self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, *_: Any, **options: Any
+    ) -> Any:
         limit = options.get("soft_timeout") or options.get("timeout")
         if limit and args[0] not in self.unlimited:
             self.unlimited.add(args[0])
             worker_logger.warning(
                 "Task %s has a time limit of %s s, which can't be kept: a thread runs to its end.", args[0], limit
             )
-        result = super().on_apply(target, args, *others, **options)
+
+        def tell(outcome: Any) -> None:
+            # Not the usual tuple if the task raised SystemExit or KeyboardInterrupt.
+            if isinstance(outcome, ExceptionInfo):
+                worker_logger.error("Task %s[%s] ended by %s", args[0], args[1], outcome.exception)
+                callback.__self__.on_failure(outcome, return_ok=True)
+            else:
+                callback(outcome)
+
+        result = super().on_apply(target, args, kwargs, tell, *_, **options)
         self.running.add(result.f)
         result.f.add_done_callback(self.running.discard)
         return result

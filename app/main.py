@@ -1,9 +1,11 @@
 """The API."""
 
 from fastapi import FastAPI
+from jobs import router
 from tasks import add
 
 app = FastAPI()
+app.include_router(router)
 
 
 @app.get("/")

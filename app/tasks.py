@@ -6,7 +6,7 @@ from celery import Celery
 
 redis_url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
-app = Celery("tasks", broker=redis_url, backend=redis_url)
+app = Celery("tasks", broker=redis_url, backend=redis_url, include=["jobs"])
 app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 
 

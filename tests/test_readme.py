@@ -17,7 +17,8 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def test_requirements_are_pinned():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    files = [ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"]
+    lines = [line for file in files for line in file.read_text().splitlines()]
     assert [line for line in lines if line and not line.startswith("#") and "==" not in line] == []
 
 
