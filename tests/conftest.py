@@ -67,8 +67,19 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def probe(project: Path) -> Path:
     """The same with an app that tells about the process it runs in (tests/projects/probe)."""
+    return put_in(project, "probe")
+
+
+@pytest.fixture
+def faults(project: Path) -> Path:
+    """The same with tasks that end badly and responses that never end (tests/projects/faults)."""
+    return put_in(project, "faults")
+
+
+def put_in(project: Path, name: str) -> Path:
+    """Replace the app by that of tests/projects/`name`."""
     shutil.rmtree(project / "app")
-    shutil.copytree(ROOT / "tests" / "projects" / "probe", project, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "tests" / "projects" / name, project, dirs_exist_ok=True)
     return project
 
 

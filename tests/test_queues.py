@@ -1,18 +1,14 @@
 """Without -Q, the worker consumes every queue that the project can route to, and says which."""
 
-import shutil
-
 import pytest
-from conftest import ROOT
+from conftest import put_in
 
 ALL = ["elsewhere", "exact", "glob", "listed", "main", "own", "routed", "scheduled"]
 
 
 @pytest.fixture
 def project(project):
-    shutil.rmtree(project / "app")
-    shutil.copytree(ROOT / "tests" / "projects" / "queues", project, dirs_exist_ok=True)
-    return project
+    return put_in(project, "queues")
 
 
 def test_each_task_is_run_whatever_sends_it_to_its_queue(start, project):

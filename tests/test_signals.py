@@ -3,18 +3,14 @@
 And two more, which a pool of threads never sends, but one of processes does: projects connect to databases there.
 """
 
-import shutil
-
 import pytest
 from celery import Celery
-from conftest import ROOT, wait_for
+from conftest import put_in, wait_for
 
 
 @pytest.fixture
 def project(project):
-    shutil.rmtree(project / "app")
-    shutil.copytree(ROOT / "tests" / "projects" / "signals", project, dirs_exist_ok=True)
-    return project
+    return put_in(project, "signals")
 
 
 @pytest.fixture

@@ -43,8 +43,3 @@ def interrupting():
 @app.task
 def huge():
     return "x" * 30_000_000
-
-
-@app.task
-def exiting_at_once():
-    os._exit(3)

@@ -1,0 +1,73 @@
+"""A task that ends badly, and a message that is no task, each give a clear error, and the worker goes on."""
+
+import pytest
+import redis
+from celery import Celery
+
+
+@pytest.mark.parametrize(
+    ("task", "state", "value"),
+    [
+        ("raising", "FAILURE", "ValueError('as asked')"),
+        ("not_json", "FAILURE", "Object of type object is not JSON serializable"),
+        ("too_deep", "FAILURE", "RecursionError"),
+        ("exiting", "FAILURE", "WorkerLostError('SystemExit(3)')"),
+        ("interrupting", "FAILURE", "WorkerLostError('KeyboardInterrupt()')"),
+        ("huge", "SUCCESS", "xxx"),
+    ],
+)
+def test_task_that_ends_badly_has_a_result_that_says_so(start, faults, task, state, value):
+    server = start("run.py", "main:app", "--", "-c", "2")
+    for _ in range(3):  # more often than there are threads
+        result = server.get(f"/result/{task}")
+        assert result["state"] == state
+        assert value in result["value"]
+        assert server.get() == {"2+2": 4}
+    assert server.log.count(f"Task tasks.{task}") == 3
+    assert ("ERROR:    worker - Task" in server.log) is (state == "FAILURE")
+
+
+@pytest.mark.parametrize(
+    ("send", "told"),
+    [
+        (lambda app: app.send_task("nowhere.add", (1, 2)), "Received unregistered task of type 'nowhere.add'"),
+        (lambda app: app.send_task("tasks.add", (1, 2), serializer="pickle"), "Refusing to deserialize untrusted"),
+        (lambda app: app.send_task("tasks.add", (1, 2, 3)), "add() takes 2 positional arguments but 3 were given"),
+        (lambda app: publish(app, {"no": "task"}), "Received and deleted unknown message"),
+        (
+            lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", '{"body": 1}'),
+            "KeyError('properties')",
+        ),
+    ],
+    ids=[
+        "a name no worker knows",
+        "a pickle",
+        "wrong arguments",
+        "a message without a task",
+        "JSON that is no message",
+    ],
+)
+def test_message_that_is_no_task_is_told_and_passed_over(start, faults, redis_server, send, told):
+    server = start("run.py", "main:app", REDIS_URL=redis_server)
+    server.get()
+    with Celery(broker=redis_server, set_as_current=False) as app:
+        send(app)
+    server.wait_for_log(told)
+    assert server.get() == {"2+2": 4}
+    assert server.get() == {"2+2": 4}
+
+
+def publish(app, message):
+    with app.producer_pool.acquire(block=True) as producer:
+        producer.publish(message, routing_key="celery", serializer="json")
+
+
+def test_text_that_is_not_even_json_ends_it_as_it_ends_celery_worker(start, faults, redis_server):
+    redis.Redis.from_url(redis_server).lpush("celery", "garbage")
+    server = start("run.py", "main:app", REDIS_URL=redis_server)
+    assert server.wait() == 1
+    assert "ERROR:    The Celery worker ended, and without it no task would run" in server.log
+    redis.Redis.from_url(redis_server).lpush("celery", "garbage")
+    worker = start("-m", "celery", "-A", "tasks", "worker", "-P", "threads", REDIS_URL=redis_server)
+    assert worker.wait() == 1
+    assert "Unrecoverable error: JSONDecodeError" in worker.log
