@@ -359,6 +359,7 @@ def loopback_address(server: dict[str, Any]) -> str | None:
     return addresses[0] if all(ipaddress.ip_address(address).is_loopback for address in addresses) else None
 
 
+GUARD = 'exec 3<&0; "$@" & server=$!; { read -r _ <&3; kill $server; } & wait $server; kill $!'
 OWNER = "run.py"  # the key in a Redis that run.py started, with the project's folder
 
 
@@ -376,13 +377,14 @@ def start_redis(server: dict[str, Any]) -> None:
         # which answers it by letting tasks finish.
         options = ["--bind", host, "--port", str(port), "--save", "", "--appendonly", "no"]
         guard = subprocess.Popen(
-            [shell, "-c", '"$@" & read -r _; kill $!; wait', "run.py", program, *options],
+            [shell, "-c", GUARD, "run.py", program, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         atexit.register(guard.communicate)
-        threading.Thread(target=end_redis_after, args=(guard, client), daemon=True).start()
+        threading.Thread(target=end_with, args=(guard,), daemon=True).start()
     else:
         program = "fakeredis"
         start_fakeredis(host, port)
@@ -396,11 +398,12 @@ def start_redis(server: dict[str, Any]) -> None:
     logger.info("Started %s at %s:%d, as nothing listened there; it ends with run.py", Path(program).stem, host, port)
 
 
-def end_redis_after(guard: subprocess.Popen[bytes], client: redis.Redis) -> None:
-    """End the server of `start_redis` if its guard is killed."""
+def end_with(guard: subprocess.Popen[bytes]) -> None:
+    """End this process, and so the server of `start_redis`, if that or its guard is killed."""
     guard.wait()
-    with contextlib.suppress(redis.RedisError):
-        client.shutdown(nosave=True)
+    if guard.stdin and not guard.stdin.closed:
+        logger.error("The Redis that run.py started was killed, and with it all that was queued. Stopping.")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def start_fakeredis(host: str, port: int) -> None:

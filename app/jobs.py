@@ -26,9 +26,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis import RedisError
 from tasks import app
 
-# In seconds, and 120 by default, for which a request would hang while Redis is silent.
-app.conf.update(redis_socket_timeout=5, redis_socket_connect_timeout=5)
-
 # --- The task --------------------------------------------------------------------------------------------------------
 
 

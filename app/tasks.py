@@ -7,7 +7,15 @@ from celery import Celery
 redis_url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
 app = Celery("tasks", broker=redis_url, backend=redis_url, include=["jobs"])
-app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
+app.conf.update(
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    # A Redis that is gone or silent is an error in seconds. By default, a request waits for 19 s, or for ever.
+    broker_transport_options={"socket_timeout": 3},
+    redis_socket_timeout=3,
+    result_backend_transport_options={"retry_policy": {"max_retries": 2}},
+)
 
 
 @app.task

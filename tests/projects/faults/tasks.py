@@ -1,13 +1,21 @@
-"""Tasks that end badly."""
+"""Tasks that end badly, and tasks that count how often they run."""
 
 import os
 import sys
+import time
+from datetime import datetime
 
 from celery import Celery
 
+VERSION = 0
 redis_url = os.environ["REDIS_URL"]
 app = Celery("faults", broker=redis_url, backend=redis_url)
-app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
+app.conf.update(
+    accept_content=["json"],
+    broker_transport_options={"socket_timeout": 3},
+    redis_socket_timeout=3,
+    result_backend_transport_options={"retry_policy": {"max_retries": 2}},
+)
 
 
 @app.task
@@ -43,3 +51,18 @@ def interrupting():
 @app.task
 def huge():
     return "x" * 30_000_000
+
+
+@app.task(bind=True)
+def count(self, seconds=0.0):
+    """Count each run in Redis, and return the version of this code."""
+    app.backend.client.incr(f"runs-{self.request.id}")
+    time.sleep(seconds)
+    return VERSION
+
+
+@app.task(bind=True)
+def on_time(self):
+    """Return how many seconds after its ETA the task runs."""
+    app.backend.client.incr(f"runs-{self.request.id}")
+    return time.time() - datetime.fromisoformat(self.request.eta).timestamp()
