@@ -24,6 +24,7 @@ import contextlib
 import copy
 import errno
 import ipaddress
+import itertools
 import logging
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ for package in ("celery", "redis", "packaging", "uvicorn"):
 import celery.apps.worker
 import celery.beat
 import celery.concurrency.thread
+import celery.worker.consumer
 import click
 import redis
 import uvicorn
@@ -369,7 +371,9 @@ def start_redis(server: dict[str, Any]) -> None:
     By redis-server or valkey-server where there is one, else by fakeredis in a thread of this process.
     """
     host, port = server["host"], server["port"]
-    client = redis.Redis(host, port, server.get("db", 0), retry=Retry(ConstantBackoff(0.02), 500))  # for 10 s
+    retry = Retry(ConstantBackoff(0.02), 500)  # for 10 s
+    # The last is for redis-py before 7.2.
+    client = redis.Redis(host, port, server.get("db", 0), retry=retry, retry_on_error=[redis.ConnectionError])
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program and (shell := shutil.which("sh")):
         # The shell ends the server when its standard input ends, which it does even if this process is killed. It is a
@@ -623,11 +627,6 @@ def cut_off(request: Any) -> None:
 class Worker(celery.apps.worker.Worker):
     """The worker of the `celery worker` command, less what is the process's: logging, signals, title, banner."""
 
-    def setup_defaults(self, **kwargs: Any) -> None:
-        super().setup_defaults(**kwargs)
-        if self.pool_cls == "threads":
-            self.pool_cls: Any = TaskPool
-
     def setup_queues(self, include: Any, exclude: Any = None) -> None:
         super().setup_queues(include or routed_queues(self.app), exclude)
 
@@ -651,6 +650,29 @@ class Worker(celery.apps.worker.Worker):
     def emit_banner(self) -> None:
         queues = ", ".join(self.app.amqp.queues.consume_from)
         worker_logger.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
+
+
+class Consumer(celery.worker.consumer.Consumer):
+    """Celery's consumer, which is back 2 s after its broker is, and says once that it is gone, not at each try."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        connect = conn.ensure_connection
+
+        def keep_connecting(tell: Callable[..., None], _: int, **options: Any) -> Any:
+            tries = itertools.count(1)
+
+            def tell_once(*args: Any) -> None:
+                if next(tries) == 1:
+                    tell(*args)
+
+            return connect(tell_once, None, interval_start=1, interval_step=1, interval_max=2, **options)
+
+        conn.ensure_connection = keep_connecting
+        return super().ensure_connected(conn)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        with contextlib.suppress(AttributeError):  # of kombu, which closes it twice; the worker would end by it
+            super().on_connection_error_after_connected(exc)
 
 
 class WorkerLog(logging.Handler):
@@ -680,7 +702,7 @@ class WorkerLog(logging.Handler):
         """Return the record's message; where it tells the end of a task, with a short id and the runtime."""
         task: dict[str, Any] = getattr(record, "data", None) or {}
         request = state.requests.get(task.get("id"))
-        if not request or record.name != "celery.app.trace":
+        if not request or not request.time_start or record.name != "celery.app.trace":
             return record.getMessage()
         runtime = f"{time.time() - request.time_start:.3f}"
         message = str(record.msg) % {**task, "id": task["id"][:8], "runtime": runtime}
@@ -732,29 +754,44 @@ class WorkerThread(threading.Thread):
         state.should_stop = None
         warnings.simplefilter("ignore", SecurityWarning)  # root is a container's usual user
         args = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        if self.app.conf.worker_prefetch_multiplier == DEFAULTS["worker_prefetch_multiplier"]:
+            args += ["--prefetch-multiplier", "1"]  # so that what is fetched runs at once, and less can get lost
         if not self.app.conf.worker_concurrency:
             args += ["--concurrency", str(max(4, os.cpu_count() or 0))]
         args += ["--loglevel", logging.getLevelName(max(logging.DEBUG, logger.getEffectiveLevel()))]
         if self.schedule and self.app.conf.beat_schedule_filename == DEFAULTS["beat_schedule_filename"]:
             args += ["--schedule", self.schedule]
         try:
-            context = worker_context(self.app)
-            context.command.parse_args(context, [*args, *self.args])
-            with context:
-                context.command.invoke(context)
-            raise RuntimeError("it ended")
+            while self.run_worker([*args, *self.args]):
+                worker_logger.error("The worker failed, which is told above, and starts again")
+            raise click.ClickException("it ended, which is told above")
         except BaseException as exc:
             if not self.ready.done():
                 self.ready.set_exception(exc)
 
+    def run_worker(self, args: Sequence[str]) -> bool:
+        """Run Celery's command, and return whether it failed after a second or more, as by a message that isn't one."""
+        start = time.monotonic()
+        context = worker_context(self.app)
+        context.command.parse_args(context, list(args))
+        try:
+            with context:
+                context.command.invoke(context)
+        except click.exceptions.Exit as exc:
+            return bool(exc.exit_code and self.ready.done() and time.monotonic() - start > 1)
+        return False
+
     def create_worker(self, **options: Any) -> Worker:
         """Stand in for `app.Worker`, of which Celery's command makes the worker that it starts."""
-        self.worker = Worker(app=self.app, ready_callback=self.on_ready, **options)
+        if options["pool"] == "threads":
+            options["pool"] = TaskPool
+        self.worker = Worker(app=self.app, consumer_cls=Consumer, ready_callback=self.on_ready, **options)
         return self.worker
 
     def on_ready(self, consumer: Any) -> None:
         self.worker.on_consumer_ready(consumer)
-        self.ready.set_result(None)
+        if not self.ready.done():
+            self.ready.set_result(None)
 
     def stop(self, timeout: float) -> None:
         """Tell a ready worker to end as on SIGTERM, but to wait for running tasks `timeout` seconds at most.
@@ -900,8 +937,10 @@ async def wait_while(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def end_after(parent: multiprocessing.process.BaseProcess) -> None:
-    """End this process when its parent, uvicorn's reloader or supervisor, was killed."""
+    """End this process, in 1.5 s at most, when its parent, uvicorn's reloader or supervisor, was killed."""
     parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1.5)
     os._exit(1)
 
 

@@ -11,10 +11,13 @@ app.conf.update(
     task_serializer="json",
     result_serializer="json",
     accept_content=["json"],
-    # A Redis that is gone or silent is an error in seconds. By default, a request waits for 19 s, or for ever.
+    # While Redis is gone or silent, a request gets an error in seconds (by default after 19 s, or never), and a task's
+    # result is tried for some seconds, not lost at once.
     broker_transport_options={"socket_timeout": 3},
     redis_socket_timeout=3,
     result_backend_transport_options={"retry_policy": {"max_retries": 2}},
+    result_backend_always_retry=True,
+    result_backend_max_retries=9,
 )
 
 

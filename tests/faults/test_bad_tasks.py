@@ -1,8 +1,11 @@
 """A task that ends badly, and a message that is no task, each give a clear error, and the worker goes on."""
 
+import time
+
 import pytest
 import redis
 from celery import Celery
+from conftest import wait_for
 
 
 @pytest.mark.parametrize(
@@ -62,12 +65,18 @@ def publish(app, message):
         producer.publish(message, routing_key="celery", serializer="json")
 
 
-def test_text_that_is_not_even_json_ends_it_as_it_ends_celery_worker(start, faults, redis_server):
-    redis.Redis.from_url(redis_server).lpush("celery", "garbage")
+def test_text_that_is_not_even_json_costs_the_worker_a_new_start(start, faults, redis_server):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
-    assert server.wait() == 1
-    assert "ERROR:    The Celery worker ended, and without it no task would run" in server.log
+    server.get()
+    deadline = time.monotonic() + 1  # one that fails sooner is given up
+    wait_for(lambda: time.monotonic() > deadline)
     redis.Redis.from_url(redis_server).lpush("celery", "garbage")
-    worker = start("-m", "celery", "-A", "tasks", "worker", "-P", "threads", REDIS_URL=redis_server)
-    assert worker.wait() == 1
-    assert "Unrecoverable error: JSONDecodeError" in worker.log
+    server.wait_for_log("The worker failed, which is told above, and starts again")
+    assert server.get() == {"2+2": 4}
+
+
+def test_worker_that_fails_as_soon_as_it_starts_ends_the_process(start, faults, redis_server):
+    redis.Redis.from_url(redis_server).set("celery", "is no list")
+    server = start("run.py", "main:app", REDIS_URL=redis_server)
+    assert server.wait() != 0
+    assert "ERROR:    The Celery worker " in server.log

@@ -15,7 +15,14 @@ app.conf.update(
     broker_transport_options={"socket_timeout": 3},
     redis_socket_timeout=3,
     result_backend_transport_options={"retry_policy": {"max_retries": 2}},
+    result_backend_always_retry=True,
+    result_backend_max_retries=9,
 )
+
+
+def note(task):
+    with open("runs", "a") as file:
+        file.write(f"{task.request.id}\n")
 
 
 @app.task
@@ -55,8 +62,8 @@ def huge():
 
 @app.task(bind=True)
 def count(self, seconds=0.0):
-    """Count each run in Redis, and return the version of this code."""
-    app.backend.client.incr(f"runs-{self.request.id}")
+    """Note each run in a file, and return the version of this code."""
+    note(self)
     time.sleep(seconds)
     return VERSION
 
@@ -64,5 +71,5 @@ def count(self, seconds=0.0):
 @app.task(bind=True)
 def on_time(self):
     """Return how many seconds after its ETA the task runs."""
-    app.backend.client.incr(f"runs-{self.request.id}")
+    note(self)
     return time.time() - datetime.fromisoformat(self.request.eta).timestamp()
