@@ -9,7 +9,8 @@ The two commands it stands for, `uvicorn` and `celery worker`, joined by `--`. T
 process that serves the requests, so that one debugger stops in both and one reload renews both. In production, run the
 two commands themselves; nothing in the app knows of this file.
 
-Read on in the order it happens: the command line, Redis, the Celery app, the worker, the server, the debugger.
+Read on in the order it happens: the command line, Redis, the Celery app, the worker, the server, the reload, the
+debugger.
 """
 
 import sys
@@ -18,11 +19,17 @@ from importlib.util import find_spec
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f"run.py needs Python 3.10 or newer, and this is {sys.version.split()[0]}. Make the venv anew with one.")
 
+import gc
+
+if __name__ in ("__main__", "__mp_main__"):
+    gc.disable()  # until the app is imported: it takes a fifth of the time that imports take, and finds nothing
+
 import asyncio
 import atexit
 import contextlib
 import copy
 import errno
+import importlib
 import ipaddress
 import itertools
 import logging
@@ -61,6 +68,7 @@ import celery.worker.consumer
 import click
 import redis
 import uvicorn
+import uvicorn.supervisors
 import uvicorn.supervisors.multiprocess
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, current_task, signals
@@ -81,6 +89,7 @@ from celery.worker import state
 from kombu.utils.url import maybe_sanitize_url
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
+from uvicorn._subprocess import get_subprocess
 from uvicorn.config import STARTUP_FAILURE
 
 if __name__ == "__mp_main__":
@@ -113,7 +122,7 @@ def user_traceback(exc: BaseException) -> TracebackType | None:
     return traceback
 
 
-# --- The command line ------------------------------------------------------------------------------------------------
+# --- The command line -------------------------------------------------------------------------------------------------
 
 
 class Command(click.Command):
@@ -234,6 +243,7 @@ class Config(uvicorn.Config):
         if url := os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL"):
             ensure_redis(url)
         if self.should_reload or self.workers > 1:
+            gc.enable()
             start_resource_tracker()
             requests, self.redis_requests = multiprocessing.Pipe(duplex=False)
             threading.Thread(target=serve_redis_requests, args=(requests,), daemon=True).start()
@@ -249,6 +259,8 @@ class Config(uvicorn.Config):
     def load(self) -> None:
         with loading(str(self.app)):  # which a factory does
             super().load()
+        gc.freeze()  # what is imported stays
+        gc.enable()
 
 
 def check_port(host: str, port: int) -> None:
@@ -271,7 +283,7 @@ def check_port(host: str, port: int) -> None:
         )
 
 
-# --- Redis -----------------------------------------------------------------------------------------------------------
+# --- Redis ------------------------------------------------------------------------------------------------------------
 
 
 def ensure_redis(url: str, role: str = "broker", requests: Connection | None = None) -> None:
@@ -447,7 +459,7 @@ def start_fakeredis(host: str, port: int) -> None:
     threading.Thread(target=asyncio.run, args=(serve(),), name="fakeredis", daemon=True).start()
 
 
-# --- The Celery app --------------------------------------------------------------------------------------------------
+# --- The Celery app ---------------------------------------------------------------------------------------------------
 
 
 def find_celery_app(name: str | None) -> Celery:
@@ -555,7 +567,7 @@ def warn_of_owner(url: str) -> None:
             )
 
 
-# --- The worker ------------------------------------------------------------------------------------------------------
+# --- The worker -------------------------------------------------------------------------------------------------------
 
 
 class TaskPool(celery.concurrency.thread.TaskPool):
@@ -845,7 +857,7 @@ class InTask:
         return bool(current_task and not current_task.request.is_eager)
 
 
-# --- The server ------------------------------------------------------------------------------------------------------
+# --- The server -------------------------------------------------------------------------------------------------------
 
 
 class Server(uvicorn.Server):
@@ -944,7 +956,65 @@ def end_after(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-# --- The debugger ----------------------------------------------------------------------------------------------------
+# --- The reload -------------------------------------------------------------------------------------------------------
+
+
+class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-type]  # it is one of two
+    """uvicorn's reloader, which starts the next child process as the one before it ends, not thereafter.
+
+    It ends if the child is killed: it would hold the port, and no request would be answered until the next edit.
+    """
+
+    process: Any = None
+    killed = False
+
+    def run(self) -> None:
+        threading.Thread(target=self.end_with_child, daemon=True).start()
+        super().run()
+        if self.killed:
+            sys.exit(1)
+
+    def end_with_child(self) -> None:
+        while not self.should_exit.wait(0.25):
+            code = self.process.exitcode if self.process else None
+            if code and code < 0 and code != -signal.SIGTERM:  # by which it is ended to reload
+                logger.error("The server process was killed by %s. Stopping.", signal.Signals(-code).name)
+                self.killed = True
+                self.should_exit.set()
+
+    def restart(self) -> None:
+        if sys.platform == "win32" or find_debugger():  # where it would reach both, or show as a session
+            super().restart()
+            return
+        ending = self.process
+        ending.terminate()
+        successor, ended = multiprocessing.Pipe(duplex=False)
+        self.process = get_subprocess(self.config, Successor(self.target, successor), self.sockets)
+        self.process.start()
+        successor.close()
+        ending.join()
+        ended.close()
+
+
+class Successor:
+    """What a child process does that is started before its predecessor has ended: it imports libraries, and waits."""
+
+    def __init__(self, target: Callable[..., None], predecessor: Connection) -> None:
+        self.target, self.predecessor = target, predecessor
+
+    def __call__(self, sockets: list[socket.socket]) -> None:
+        for name in ("fastapi", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        try:
+            self.predecessor.recv()
+        except EOFError:
+            self.target(sockets=sockets)
+        except KeyboardInterrupt:
+            pass
+
+
+# --- The debugger -----------------------------------------------------------------------------------------------------
 
 
 def is_debugged_to_end() -> bool:
@@ -981,13 +1051,14 @@ def start_resource_tracker() -> None:
             resource_tracker.ensure_running()
 
 
-# --- The start -------------------------------------------------------------------------------------------------------
+# --- The start --------------------------------------------------------------------------------------------------------
 
 # uvicorn has no option for the classes of its server and configuration, so its own names for them are bound to ours: at
 # module level, as a child process imports this file anew. https://github.com/Kludex/uvicorn/blob/main/uvicorn/main.py
 if __name__ in ("__main__", "__mp_main__"):
     uvicorn_main: Any = sys.modules["uvicorn.main"]  # as an attribute, uvicorn.main is the command
     uvicorn_multiprocess: Any = sys.modules["uvicorn.supervisors.multiprocess"]
+    uvicorn_main.ChangeReload = Reloader
     uvicorn_main.Config = Config
     uvicorn_main.Server = uvicorn_multiprocess.Server = Server
 

@@ -1,0 +1,23 @@
+"""Celery's testing worker in a thread around uvicorn's command, as the article advises, to compare with.
+
+    python article.py main:app [uvicorn options]
+
+The worker runs in the outermost process, which under --reload is uvicorn's reloader.
+"""
+
+import uvicorn
+from celery.contrib.testing.worker import start_worker
+from tasks import app
+
+serve = uvicorn.main.callback
+
+
+def serve_with_worker(**options: object) -> None:
+    with start_worker(app, perform_ping_check=False):
+        serve(**options)
+
+
+uvicorn.main.callback = serve_with_worker
+
+if __name__ == "__main__":
+    uvicorn.main()
