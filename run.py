@@ -29,7 +29,6 @@ import atexit
 import contextlib
 import copy
 import errno
-import importlib
 import ipaddress
 import itertools
 import logging
@@ -46,7 +45,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -56,6 +55,20 @@ from typing import Any, NoReturn
 # first on sys.path: this script's, as Python puts it there, or in a child process uvicorn's --app-dir.
 if __name__ in ("__main__", "__mp_main__"):
     first_folder = sys.path.pop(0)
+
+# Child processes are forks of one that has imported the libraries, and nothing of the project, so that neither the
+# start nor a reload waits for that. Not under a debugger, which would not see them, nor before Python 3.11, which would
+# take the libraries from the project's folder. https://docs.python.org/3/library/multiprocessing.html
+FORKS = sys.platform == "linux" and sys.version_info >= (3, 11) and "pydevd" not in sys.modules
+LIBRARIES = ["fastapi", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "uvicorn.lifespan.on"]
+LIBRARIES += ["kombu.transport.redis", "celery.backends.redis", "celery.apps.worker", "celery.worker.autoscale"]
+if __name__ == "__main__" and FORKS and {"--reload", "--workers"} & set(sys.argv):
+    environ = dict(os.environ)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    forkserver.set_forkserver_preload(LIBRARIES)
+    forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(environ)
 
 for package in ("celery", "redis", "packaging", "uvicorn"):
     if not find_spec(package):
@@ -89,7 +102,6 @@ from celery.worker import state
 from kombu.utils.url import maybe_sanitize_url
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
-from uvicorn._subprocess import get_subprocess
 from uvicorn.config import STARTUP_FAILURE
 
 if __name__ == "__mp_main__":
@@ -233,6 +245,7 @@ class Config(uvicorn.Config):
 
     redis_requests: Connection | None = None
     schedule: str | None = None
+    environ: dict[str, str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -251,6 +264,7 @@ class Config(uvicorn.Config):
             folder = tempfile.TemporaryDirectory(prefix="celerybeat-")
             atexit.register(folder.cleanup)
             self.schedule = str(Path(folder.name, DEFAULTS["beat_schedule_filename"]))
+        self.environ = dict(os.environ)
 
     def load_app(self) -> Any:
         with loading(str(self.app)):
@@ -399,7 +413,7 @@ def start_redis(server: dict[str, Any]) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        atexit.register(guard.communicate)
+        atexit.register(end_guard, guard)
         threading.Thread(target=end_with, args=(guard,), daemon=True).start()
     else:
         program = "fakeredis"
@@ -412,6 +426,13 @@ def start_redis(server: dict[str, Any]) -> None:
         user = [server.get("username") or "default", "on", f">{server['password']}", "~*", "&*", "+@all"]
         client.execute_command("ACL", "SETUSER", *user)  # type: ignore[no-untyped-call]
     logger.info("Started %s at %s:%d, as nothing listened there; it ends with run.py", Path(program).stem, host, port)
+
+
+def end_guard(guard: subprocess.Popen[bytes]) -> None:
+    try:
+        guard.communicate(timeout=2)
+    except subprocess.TimeoutExpired:  # a part of it was killed
+        os.killpg(guard.pid, signal.SIGKILL)
 
 
 def end_with(guard: subprocess.Popen[bytes]) -> None:
@@ -873,6 +894,8 @@ class Server(uvicorn.Server):
             # Python takes a .pyc for current if its source has the same size and the same second of change, which edits
             # in quick succession can have.
             sys.dont_write_bytecode = True
+            os.environ.clear()
+            os.environ.update(self.config.environ)  # with what --env-file says
             threading.Thread(target=end_after, args=(parent,), daemon=True).start()
         try:
             super().run(sockets)
@@ -959,10 +982,14 @@ def end_after(parent: multiprocessing.process.BaseProcess) -> None:
 # --- The reload -------------------------------------------------------------------------------------------------------
 
 
-class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-type]  # it is one of two
-    """uvicorn's reloader, which starts the next child process as the one before it ends, not thereafter.
+FORK_SERVER_KILLED = 255  # the exit code of all its children then
+STARTED = time.time()
 
-    It ends if the child is killed: it would hold the port, and no request would be answered until the next edit.
+
+class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-type]  # it is one of two
+    """uvicorn's reloader, which ends if its child process is killed.
+
+    Else it would hold the port, and no request would be answered until the next edit.
     """
 
     process: Any = None
@@ -974,44 +1001,19 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
         if self.killed:
             sys.exit(1)
 
+    def restart(self) -> None:
+        paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        if max(os.stat(path).st_mtime for path in paths) > STARTED:  # a library has changed
+            uvicorn_subprocess.spawn = multiprocessing.get_context("spawn")
+        super().restart()
+
     def end_with_child(self) -> None:
         while not self.should_exit.wait(0.25):
             code = self.process.exitcode if self.process else None
-            if code and code < 0 and code != -signal.SIGTERM:  # by which it is ended to reload
-                logger.error("The server process was killed by %s. Stopping.", signal.Signals(-code).name)
+            if code == FORK_SERVER_KILLED or (code and code < 0 and code != -signal.SIGTERM):  # that ends it to reload
+                logger.error("The server process was killed (%d). Stopping.", code)
                 self.killed = True
                 self.should_exit.set()
-
-    def restart(self) -> None:
-        if sys.platform == "win32" or find_debugger():  # where it would reach both, or show as a session
-            super().restart()
-            return
-        ending = self.process
-        ending.terminate()
-        successor, ended = multiprocessing.Pipe(duplex=False)
-        self.process = get_subprocess(self.config, Successor(self.target, successor), self.sockets)
-        self.process.start()
-        successor.close()
-        ending.join()
-        ended.close()
-
-
-class Successor:
-    """What a child process does that is started before its predecessor has ended: it imports libraries, and waits."""
-
-    def __init__(self, target: Callable[..., None], predecessor: Connection) -> None:
-        self.target, self.predecessor = target, predecessor
-
-    def __call__(self, sockets: list[socket.socket]) -> None:
-        for name in ("fastapi", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-        try:
-            self.predecessor.recv()
-        except EOFError:
-            self.target(sockets=sockets)
-        except KeyboardInterrupt:
-            pass
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -1059,6 +1061,9 @@ if __name__ in ("__main__", "__mp_main__"):
     uvicorn_main: Any = sys.modules["uvicorn.main"]  # as an attribute, uvicorn.main is the command
     uvicorn_multiprocess: Any = sys.modules["uvicorn.supervisors.multiprocess"]
     uvicorn_main.ChangeReload = Reloader
+    uvicorn_subprocess: Any = sys.modules["uvicorn._subprocess"]
+    if FORKS:
+        uvicorn_subprocess.spawn = multiprocessing.get_context("forkserver")
     uvicorn_main.Config = Config
     uvicorn_main.Server = uvicorn_multiprocess.Server = Server
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import BackendError, Ignore
 from celery.states import FAILURE, PENDING, READY_STATES, REVOKED, STARTED
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -25,6 +25,8 @@ from kombu.exceptions import OperationalError
 from pydantic import BaseModel, ConfigDict, Field
 from redis import RedisError
 from tasks import app
+
+UNAVAILABLE = (OperationalError, BackendError, RedisError)  # what sending, states and keys raise without Redis
 
 # --- The task --------------------------------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ def report(task: Task, done: int, total: int) -> None:
 
     Without Redis the task goes on. Its progress is worth less than its result.
     """
-    with suppress(RedisError):
+    with suppress(*UNAVAILABLE):
         if app.backend.get(cancel_key(task.request.id)):
             app.backend.mark_as_revoked(task.request.id, "cancelled", task.request)
             raise Ignore  # or Celery would store a success
@@ -87,8 +89,8 @@ def tell_of_redis() -> Iterator[None]:
     """Answer 503 where Redis doesn't answer."""
     try:
         yield
-    except (OperationalError, RedisError) as exc:
-        raise HTTPException(503, f"Redis can't be used: {type(exc).__name__}") from exc
+    except UNAVAILABLE as exc:
+        raise HTTPException(503, "Redis can't be used") from exc
 
 
 DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
@@ -136,7 +138,7 @@ async def watch_job(job: Annotated[Job, Depends(read_job)]) -> AsyncIterator[Job
         await asyncio.sleep(0.2)
         try:
             job = await run_in_threadpool(read_job, job.id)
-        except RedisError:
+        except UNAVAILABLE:
             continue  # it may come back
         except HTTPException:
             break  # it came back without the job
