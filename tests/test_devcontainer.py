@@ -89,6 +89,11 @@ def test_the_requirements_are_installed_before_the_editor_opens_and_not_by_root(
     assert devcontainer["remoteUser"] == "vscode"
 
 
+def test_no_container_has_further_rights(services):
+    further = {"privileged", "cap_add", "security_opt", "network_mode", "pid", "devices", "user"}
+    assert [name for name, service in services.items() if further & service.keys()] == []
+
+
 def test_the_extensions_are_those_that_the_project_recommends(devcontainer):
     recommended = json5.loads((ROOT / ".vscode" / "extensions.json").read_text())["recommendations"]
     assert devcontainer["customizations"]["vscode"]["extensions"] == recommended

@@ -1,6 +1,8 @@
 """Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
 
 import contextlib
+import os
+import sysconfig
 
 import httpx2 as httpx
 import pytest
@@ -37,12 +39,27 @@ def test_tasks_sent_before_a_reload_are_done_after_it(start, probe):
     assert server.log.count("succeeded") == 50
 
 
-def test_syntax_error_is_shown_and_the_next_good_edit_recovers(server, project):
+def test_settings_of_an_env_file_reach_the_child_process(start, probe):
+    (probe / "dev.env").write_text("PROBE_CONCURRENCY=3\n")
+    server = start("run.py", "main:app", "--reload", "--env-file", "dev.env")
+    server.wait_for_log("tasks:app has 3 threads")
+
+
+def test_project_file_that_has_a_librarys_name_is_not_taken_for_it(start, project):
+    """Nor is it imported ahead of time."""
+    for name in ("redis.py", "celery.py", "fastapi.py", "kombu.py"):
+        (project / name).write_text("raise SystemExit('imported ' + __name__)\n")
+    server = start("run.py", "main:app", "--reload")
     assert server.get() == {"2+2": 4}
-    tasks = project / "app" / "tasks.py"
-    code = tasks.read_text()
-    tasks.write_text(code.replace("return x + y", "return x +"))
-    server.wait_for_log("SyntaxError: invalid syntax")
-    tasks.write_text(code.replace("return x + y", "return 1 + x + y"))
-    wait_for(lambda: "startup complete" in server.log.partition("SyntaxError")[2])
-    assert server.get() == {"2+2": 5}
+    assert "imported" not in server.log
+
+
+def test_library_that_changed_is_imported_anew(start, project):
+    """By a fresh interpreter, as by uvicorn's reload."""
+    server = start("run.py", "main:app", "--reload")
+    assert server.get() == {"2+2": 4}
+    os.utime(sysconfig.get_path("purelib"))
+    (project / "app" / "main.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    assert server.get() == {"2+2": 4}
+    assert [p for p in server.tree() if "spawn_main" in " ".join(p.cmdline())]
