@@ -398,8 +398,8 @@ def start_redis(server: dict[str, Any]) -> None:
     """
     host, port = server["host"], server["port"]
     retry = Retry(ConstantBackoff(0.02), 500)  # for 10 s
-    # The last is for redis-py before 7.2.
-    client = redis.Redis(host, port, server.get("db", 0), retry=retry, retry_on_error=[redis.ConnectionError])
+    # The last is for redis-py before 7.2, which meets a refused connection as Python raises it.
+    client = redis.Redis(host, port, server.get("db", 0), retry=retry, retry_on_error=[ConnectionError])
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program and (shell := shutil.which("sh")):
         # The shell ends the server when its standard input ends, which it does even if this process is killed. It is a
