@@ -15,7 +15,7 @@ def test_benchmark_prints_a_table_and_writes_a_picture(tmp_path):
     command += ["--picture", str(tmp_path / "loops.svg")]
     table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
     header, _, start, round_trip = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    assert header[:4] == ["run.py", "uvicorn alone", "the article's", "two terminals"]
+    assert header[:4] == ["run.py", "uvicorn alone", "worker in parent", "two terminals"]
     assert [cell.endswith(" s") for cell in start[1:5]] == [True] * 4
     assert [cell.endswith(" ms") for cell in round_trip[1:5]] == [True, False, True, True]
     picture = ElementTree.parse(tmp_path / "loops.svg")

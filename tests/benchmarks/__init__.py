@@ -1,1 +1,1 @@
-"""What run.py costs, compared in one run with plain uvicorn, the article's way and two terminals."""
+"""What run.py costs, compared in one run with plain uvicorn, a worker in its parent process and two terminals."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tests.benchmarks import measures, report
 from tests.benchmarks.loops import (
-    ARTICLE,
     DEFAULT_SWITCHES,
     HUNDRED_THREADS,
+    IN_PARENT,
     LOOPS,
     OURS,
     TWO_TERMINALS,
@@ -28,7 +28,7 @@ from tests.benchmarks.loops import (
     redis_server,
 )
 
-WORKER_LOOPS = (OURS, ARTICLE, TWO_TERMINALS)
+WORKER_LOOPS = (OURS, IN_PARENT, TWO_TERMINALS)
 # What is measured in one life of a loop, in this order, and of which loops.
 LIFE = {
     "start": (measures.start, LOOPS),

@@ -43,9 +43,9 @@ WORKER = f"{sys.executable} -m celery -A tasks worker --loglevel info -c 4"  # p
 
 OURS = Loop("run.py", (("run.py", *SERVE, "--", "-c", "4"),))
 UVICORN = Loop("uvicorn alone", (("-m", "uvicorn", *SERVE),), answer="/direct")
-ARTICLE = Loop("the article's", (("article.py", *SERVE),))
+IN_PARENT = Loop("worker in parent", (("in_parent.py", *SERVE),))
 TWO_TERMINALS = Loop("two terminals", (*UVICORN.commands, ("-m", "watchfiles", "--filter", "python", WORKER)))
-LOOPS = (OURS, UVICORN, ARTICLE, TWO_TERMINALS)
+LOOPS = (OURS, UVICORN, IN_PARENT, TWO_TERMINALS)
 
 DEFAULT_SWITCHES = Loop("Python's default", OURS.commands, env=(("BENCHMARK_SWITCH_INTERVAL", "default"),))
 HUNDRED_THREADS = Loop(OURS.name, (("run.py", *SERVE, "--", "-c", "100"),))

@@ -1,6 +1,6 @@
-"""Celery's testing worker in a thread around uvicorn's command, as the article advises, to compare with.
+"""Celery's testing worker in a thread around uvicorn's command, the shortest way to one process, to compare with.
 
-    python article.py main:app [uvicorn options]
+    python in_parent.py main:app [uvicorn options]
 
 The worker runs in the outermost process, which under --reload is uvicorn's reloader.
 """
