@@ -241,6 +241,7 @@ class Config(uvicorn.Config):
     Attributes:
         redis_requests: where a child process sends the URL at which it wants a Redis, which is to outlive the child.
         schedule: the file of -B, unless the app or -s names one: in a folder that outlives reloads and isn't watched.
+        environ: the environment of this process, for child processes that are forked off another.
     """
 
     redis_requests: Connection | None = None

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 def test_ci_runs_the_test_command_of_the_readme():
     commands = re.findall(r"^python3 -m venv .*$", README, re.M)
     assert [command for command in commands if "pytest" in command] == [
-        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv")
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv .venv &&")
     ]
 
 
