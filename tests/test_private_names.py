@@ -59,7 +59,7 @@ def test_name_is_there(module, name, purpose):
 
 def test_tasks_that_wait_for_their_app_are_there():
     with Celery(set_as_current=False) as app:
-        app.task(print)
+        app.task(test_tasks_that_wait_for_their_app_are_there, shared=False)
         told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
         assert len(getattr(app, "_pending", ())) == 1, told
 
