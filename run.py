@@ -34,6 +34,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -65,10 +66,15 @@ LIBRARIES += ["kombu.transport.redis", "celery.backends.redis", "celery.apps.wor
 if __name__ == "__main__" and FORKS and {"--reload", "--workers"} & set(sys.argv):
     environ = dict(os.environ)
     os.environ["PYTHONSAFEPATH"] = "1"
+    resource_tracker.ensure_running()  # which unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to all processes, it is for the forks alone
     forkserver.set_forkserver_preload(LIBRARIES)
     forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.environ.clear()
     os.environ.update(environ)
+if __name__ == "__mp_main__" and FORKS:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 for package in ("celery", "redis", "packaging", "uvicorn"):
     if not find_spec(package):
@@ -98,7 +104,9 @@ from celery.exceptions import ImproperlyConfigured, WorkerLostError
 from celery.local import Proxy, maybe_evaluate
 from celery.platforms import SecurityWarning
 from celery.utils.log import worker_logger
+from celery.utils.saferepr import saferepr
 from celery.worker import state
+from kombu.utils.json import dumps
 from kombu.utils.url import maybe_sanitize_url
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
@@ -125,13 +133,22 @@ def loading(what: str) -> Iterator[None]:
         fail(f"Loading {what} failed. Mend what is told here:", exc_info=(type(exc), exc, user_traceback(exc)))
 
 
+# What the files begin with that aren't the user's.
+NOT_USERS = (__file__, "<frozen ", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+
+
 def user_traceback(exc: BaseException) -> TracebackType | None:
     """Return the traceback from the first frame that is neither this file's nor a library's; None without such."""
     traceback = exc.__traceback__
-    libraries = (__file__, "<frozen ", *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
-    while traceback and traceback.tb_frame.f_code.co_filename.startswith(libraries):
+    while traceback and traceback.tb_frame.f_code.co_filename.startswith(NOT_USERS):
         traceback = traceback.tb_next
     return traceback
+
+
+def short_path(path: str) -> Path:
+    """Return `path` from the current folder, if it is below that."""
+    below = Path(path).is_relative_to(Path.cwd())
+    return Path(path).relative_to(Path.cwd()) if below else Path(path)
 
 
 # --- The command line -------------------------------------------------------------------------------------------------
@@ -724,23 +741,57 @@ class WorkerLog(logging.Handler):
         logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
+        task: dict[str, Any] = getattr(record, "data", None) or {}
+        request = state.requests.get(task.get("id")) if record.name == "celery.app.trace" else None
         try:
             record = copy.copy(record)
-            record.msg, record.args = f"worker - {self.message(record)}", None
+            message = end_of_task(record, request) if request and request.time_start else record.getMessage()
+            record.msg, record.args = f"worker - {message}", None
             logging.getLogger("uvicorn").handle(record)
+            if request and record.exc_info and (command := command_to_send(request)):
+                worker_logger.info("To send it again: %s", command)
         except Exception:
             self.handleError(record)
 
-    @staticmethod
-    def message(record: logging.LogRecord) -> str:
-        """Return the record's message; where it tells the end of a task, with a short id and the runtime."""
-        task: dict[str, Any] = getattr(record, "data", None) or {}
-        request = state.requests.get(task.get("id"))
-        if not request or not request.time_start or record.name != "celery.app.trace":
-            return record.getMessage()
-        runtime = f"{time.time() - request.time_start:.3f}"
-        message = str(record.msg) % {**task, "id": task["id"][:8], "runtime": runtime}
-        return message if "runtime" in task else f"{message} (in {runtime}s)"
+
+def end_of_task(record: Any, request: Any) -> str:
+    """Return the message of the record that tells the end of a task, with its short id, its sender and its runtime."""
+    runtime = f"{time.time() - request.time_start:.3f}"
+    message = str(record.msg) % {**record.data, "id": request.id[:8], "runtime": runtime}
+    if sender := request.request_dict.get(SENDER):
+        message = message.replace("]", f"] from {sender}", 1)
+    return message if "runtime" in record.data else f"{message} (in {runtime}s)"
+
+
+SENDER = "sent_from"  # a header of a task's message
+
+
+def note_sender(headers: dict[str, Any], **_: Any) -> None:
+    """Note in the headers of a task's message which line of the user's sent it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith(NOT_USERS):
+        frame = frame.f_back
+    if frame:
+        headers[SENDER] = f"{short_path(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def command_to_send(request: Any) -> str | None:
+    """Return the command that sends a task again; None if its arguments are long, not JSON, or hidden by `argsrepr`."""
+    args, kwargs = request.args, request.kwargs
+    hidden = request.argsrepr not in (saferepr(list(args)), saferepr(tuple(args)))
+    if hidden or request.kwargsrepr != saferepr(kwargs):
+        return None
+    if len(request.body) > 1000 or request.content_type != "application/json":
+        return None
+    folder = str(short_path(sys.path[0]))
+    options = ["--workdir", folder] if folder != "." else []
+    options += ["-A", app_name(request.app), "call", request.name]
+    for name, value in {"--args": args, "--kwargs": kwargs}.items():
+        options += [name, dumps(value)] if value else []  # type: ignore[no-untyped-call]
+    if (queue := request.delivery_info["routing_key"]) != request.app.conf.task_default_queue:
+        options += ["--queue", queue]
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return join([str(short_path(sys.executable)), "-m", "celery", *options])
 
 
 class WorkerThread(threading.Thread):
@@ -785,6 +836,7 @@ class WorkerThread(threading.Thread):
         self.app.Worker = self.create_worker
         BasePool.task_join_will_block = InTask()
         celery.beat.EmbeddedService = embedded_beat
+        signals.before_task_publish.connect(note_sender)
         state.should_stop = None
         warnings.simplefilter("ignore", SecurityWarning)  # root is a container's usual user
         args = ["--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -10,16 +10,17 @@ def server(start, probe):
     return start("run.py", "main:app", "--reload")
 
 
-def test_line_of_a_task_has_its_name_short_id_runtime_and_outcome(server):
+def test_line_of_a_task_has_its_name_short_id_sender_runtime_and_outcome(server):
     server.get("/run/add", args=["1", "2"])
     server.wait_for_log("succeeded")
-    assert re.search(r"^INFO:     worker - Task tasks\.add\[\w{8}\] succeeded in \d\.\d{3}s: '12'$", server.log, re.M)
+    line = r"^INFO:     worker - Task tasks\.add\[\w{8}\] from \S+ succeeded in \d\.\d{3}s: '12'$"
+    assert re.search(line, server.log, re.M)
 
 
 def test_line_of_a_failed_task_is_followed_by_its_traceback(server):
     server.get("/send/fail")
     server.wait_for_log("ValueError: as asked")
-    line = r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] raised unexpected: .* \(in \d\.\d{3}s\)\nTraceback"
+    line = r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] from \S+ raised unexpected: .* \(in \d\.\d{3}s\)\nTraceback"
     assert re.search(line, server.log, re.M)
     assert 'raise ValueError("as asked")' in server.log
 

@@ -45,6 +45,7 @@ from conftest import ROOT
         ("celery.worker.state", "should_stop", "run.py stops the worker by it, as Celery's signal handlers do"),
         ("celery.worker.state", "active_requests", "the tasks that run"),
         ("celery.worker.state", "requests", "run.py finds a task's start in it, for the log"),
+        ("celery.worker.request.Request", "request_dict", "run.py finds a task's sender in it, for the log"),
         ("celery.worker.request.Request", "on_failure", "run.py stores with it the result of a task that is cut off"),
         ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),
         ("fakeredis.aioredis", "AsyncFakeSocket", "run.py serves fakeredis with it"),

@@ -1,5 +1,8 @@
 """However run.py ends, it leaves no process and no port behind, and loses no task."""
 
+import os
+import signal
+
 import psutil
 import pytest
 from conftest import MODES, listens, wait_for
@@ -32,6 +35,17 @@ def test_sigterm_has_uvicorns_exit_code(server, start, project):
     for command in (uvicorn, server):
         command.process.terminate()
     assert server.wait() == uvicorn.wait()
+    assert_nothing_is_left(server)
+
+
+def test_sigterm_to_each_process_lets_tasks_finish(server):
+    """As systemd and `timeout` send it."""
+    server.get("/send/sleep", args="1")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    os.killpg(server.process.pid, signal.SIGTERM)
+    server.wait()
+    assert "succeeded in 1." in server.log
+    assert "lost" not in server.log
     assert_nothing_is_left(server)
 
 
