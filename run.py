@@ -24,45 +24,18 @@ import gc
 if __name__ in ("__main__", "__mp_main__"):
     gc.disable()  # until the app is imported: it takes a fifth of the time that imports take, and finds nothing
 
-import asyncio
-import atexit
-import contextlib
-import copy
-import errno
-import ipaddress
-import itertools
-import logging
 import multiprocessing
 import os
-import shlex
-import shutil
 import signal
-import socket
-import subprocess
-import sysconfig
-import tempfile
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
-
-# A project may have a celery.py or a redis.py of its own. So the libraries are imported without the folder that comes
-# first on sys.path: this script's, as Python puts it there, or in a child process uvicorn's --app-dir.
-if __name__ in ("__main__", "__mp_main__"):
-    first_folder = sys.path.pop(0)
 
 # Child processes are forks of one that has imported the libraries, and nothing of the project, so that neither the
 # start nor a reload waits for that. Not under a debugger, which would not see them, nor before Python 3.11, which would
 # take the libraries from the project's folder. https://docs.python.org/3/library/multiprocessing.html
 FORKS = sys.platform == "linux" and sys.version_info >= (3, 11) and "pydevd" not in sys.modules
 LIBRARIES = ["fastapi", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "uvicorn.lifespan.on"]
-LIBRARIES += ["kombu.transport.redis", "celery.backends.redis", "celery.apps.worker", "celery.worker.autoscale"]
+LIBRARIES += ["kombu.transport.redis", "celery.backends.redis", "celery.bin.worker", "celery.apps.worker"]
+LIBRARIES += ["celery.beat", "celery.concurrency.thread", "celery.worker.autoscale", "celery.fixups.django"]
 if __name__ == "__main__" and FORKS and {"--reload", "--workers"} & set(sys.argv):
     environ = dict(os.environ)
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -75,6 +48,35 @@ if __name__ == "__main__" and FORKS and {"--reload", "--workers"} & set(sys.argv
     os.environ.update(environ)
 if __name__ == "__mp_main__" and FORKS:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+import asyncio
+import atexit
+import contextlib
+import copy
+import errno
+import ipaddress
+import itertools
+import logging
+import shlex
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+# A project may have a celery.py or a redis.py of its own. So the libraries are imported without the folder that comes
+# first on sys.path: this script's, as Python puts it there, or in a child process uvicorn's --app-dir.
+if __name__ in ("__main__", "__mp_main__"):
+    first_folder = sys.path.pop(0)
 
 for package in ("celery", "redis", "packaging", "uvicorn"):
     if not find_spec(package):
@@ -573,8 +575,10 @@ def routed_queues(app: Celery) -> list[str]:
 def app_name(app: Celery) -> str:
     """Return `module:attribute` of `app`, as -A takes it, or its own name if no module has it."""
     for module_name, module in sys.modules.copy().items():
+        if (getattr(module, "__file__", None) or "").startswith(NOT_USERS):
+            continue  # to look at each of its values would make a copy of the memory that a fork shares
         for attribute, value in vars(module).copy().items():
-            if value is app and not module_name.startswith("celery."):
+            if value is app:
                 return f"{module_name}:{attribute}"
     return str(app.main)
 
