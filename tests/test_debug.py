@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
+import psutil
 import pytest
 from conftest import ROOT, free_port, listens, wait_for
 from dap import Editor
@@ -121,6 +122,21 @@ def test_stop_lets_what_is_paused_finish_five_times_in_a_row_on_the_same_port(ed
         _, response = stops_in_both()
         stop_ends_it_all()
         assert response.result().json() == {"2+2": 4}
+
+
+@pytest.mark.parametrize(("name", "victim"), [(PLAIN, "server"), (RELOAD, "server"), (RELOAD, "reloader")])
+def test_kill_9_while_a_task_is_paused_leaves_nothing(editor, name, victim, stops_in_both, port, redis_port, get):
+    editor.press_f5(name)
+    task, _ = stops_in_both()
+    server = psutil.Process(task.pid)
+    editor.running()
+    (server if victim == "server" else server.parent()).kill()
+    wait_for(lambda: not editor.running(), lambda: f"{editor.running()}\n{editor.terminal.read_text()}", timeout=10)
+    assert not listens(port)
+    assert not listens(redis_port)
+    editor.breakpoints.clear()
+    editor.press_f5(name)
+    assert get().result().json() == {"2+2": 4}
 
 
 def test_under_reload_an_edit_stops_at_the_new_code(editor, tasks, stops_in_both, stop_ends_it_all):
