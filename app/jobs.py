@@ -31,7 +31,8 @@ UNAVAILABLE = (OperationalError, BackendError, RedisError)  # what sending, stat
 # --- The task --------------------------------------------------------------------------------------------------------
 
 
-@app.task(bind=True)
+# A job whose process is killed, say for want of memory, is tried again after a second, three times (`max_retries`).
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=1)
 def estimate_pi(self: Task, samples: int, seed: int) -> dict[str, float]:
     """Estimate pi: of random points in a square, four times the share that lies in its circle."""
     random, inside, last_report = Random(seed), 0, -inf
@@ -78,9 +79,9 @@ class Job(BaseModel):
     """A job, in a [state of Celery's](https://docs.celeryq.dev/en/stable/userguide/tasks.html#built-in-states)."""
 
     id: UUID
-    state: Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"]
-    done: int | None = Field(default=None, description="Samples so far; null once the job failed or was cancelled")
-    total: int | None = Field(default=None, description="Samples in all; null once the job failed or was cancelled")
+    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+    done: int | None = Field(default=None, description="Samples so far; null if failed, cancelled or tried again")
+    total: int | None = Field(default=None, description="Samples in all; null if failed, cancelled or tried again")
     result: float | None = Field(default=None, description="The estimate, of a job that succeeded")
     error: str | None = Field(default=None, description="The exception, of a job that failed")
 
