@@ -708,7 +708,21 @@ class Worker(celery.apps.worker.Worker):
 
 
 class Consumer(celery.worker.consumer.Consumer):
-    """Celery's consumer, which is back 2 s after its broker is, and says once that it is gone, not at each try."""
+    """Celery's consumer, which is back 2 s after its broker is, and says once that it is gone, not at each try.
+
+    It sends the events of tasks once a second: at once, as Celery does, they made a task's round trip a fifth longer.
+    """
+
+    def start(self) -> None:
+        self.timer.call_repeatedly(1, self._flush_events)
+        super().start()
+
+    def on_send_event_buffered(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        self._flush_events()
+        super().shutdown()
 
     def ensure_connected(self, conn: Any) -> Any:
         connect = conn.ensure_connection
@@ -843,7 +857,7 @@ class WorkerThread(threading.Thread):
         signals.before_task_publish.connect(note_sender)
         state.should_stop = None
         warnings.simplefilter("ignore", SecurityWarning)  # root is a container's usual user
-        args = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        args = ["--task-events", "--without-gossip", "--without-mingle"]
         if self.app.conf.worker_prefetch_multiplier == DEFAULTS["worker_prefetch_multiplier"]:
             args += ["--prefetch-multiplier", "1"]  # so that what is fetched runs at once, and less can get lost
         if not self.app.conf.worker_concurrency:

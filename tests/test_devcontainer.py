@@ -78,10 +78,10 @@ def test_redis_url_names_the_redis_service(devcontainer, services):
     assert (url.scheme, url.hostname, url.port) == ("redis", "redis", 6379)
 
 
-def test_no_port_is_published_on_the_host_and_the_apis_alone_is_forwarded(devcontainer, services):
+def test_no_port_is_published_on_the_host_and_those_of_the_api_and_of_flower_are_forwarded(devcontainer, services):
     assert [name for name, service in services.items() if "ports" in service] == []
-    assert devcontainer["forwardPorts"] == [8000]
-    assert devcontainer["portsAttributes"]["8000"]["label"]
+    assert devcontainer["forwardPorts"] == [8000, 5555]
+    assert [port["label"] for port in devcontainer["portsAttributes"].values()] == ["API", "Flower"]
 
 
 def test_the_requirements_are_installed_before_the_editor_opens_and_not_by_root(devcontainer):

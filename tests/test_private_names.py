@@ -42,6 +42,8 @@ from conftest import ROOT
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
         ("celery.concurrency.thread.TaskPool", "on_start", "where run.py sends worker_process_init"),
         ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread"),
+        ("celery.worker.consumer.Consumer", "on_send_event_buffered", "where Celery sends a task's event at once"),
+        ("celery.worker.consumer.Consumer", "_flush_events", "run.py sends with it the events of a second"),
         ("celery.worker.state", "should_stop", "run.py stops the worker by it, as Celery's signal handlers do"),
         ("celery.worker.state", "active_requests", "the tasks that run"),
         ("celery.worker.state", "requests", "run.py finds a task's start in it, for the log"),
