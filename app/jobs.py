@@ -97,14 +97,19 @@ def tell_of_redis() -> Iterator[None]:
 DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": {"application/json": {"schema": DETAIL}}}
-    for status, description in [(404, "No such job"), (409, "The job has already ended"), (503, "Redis can't be used")]
+    for status, description in [
+        (400, "The body can't be read"),
+        (404, "No such job"),
+        (409, "The job has already ended"),
+        (503, "Redis can't be used"),
+    ]
 }
 LOCATION = {"headers": {"Location": {"description": "The job's URL", "schema": {"type": "string", "format": "uri"}}}}
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(tell_of_redis)], responses={503: PROBLEMS[503]})
 
 
-@router.post("", status_code=202, responses={202: LOCATION})
+@router.post("", status_code=202, responses={202: LOCATION, 400: PROBLEMS[400]})
 def start_job(job: JobRequest, request: Request, response: Response) -> Job:
     """Start a job. Its URL is in `Location`."""
     job_id = str(uuid4())
