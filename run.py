@@ -1079,12 +1079,17 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
         super().restart()
 
     def end_with_child(self) -> None:
+        ended = None
         while not self.should_exit.wait(0.25):
-            code = self.process.exitcode if self.process else None
+            process = self.process
+            code = process.exitcode if process else None
             if code == FORK_SERVER_KILLED or (code and code < 0 and code != -signal.SIGTERM):  # that ends it to reload
                 logger.error("The server process was killed (%d). Stopping.", code)
                 self.killed = True
                 self.should_exit.set()
+            elif code and code > 0 and process is not ended:
+                logger.error("The server process ended with exit code %d. It starts again at the next edit.", code)
+                ended = process
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------

@@ -116,15 +116,15 @@ def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
     stop_ends_it_all()
 
 
-def test_stop_lets_what_is_paused_finish_five_times_in_a_row_on_the_same_port(editor, stops_in_both, stop_ends_it_all):
-    for _ in range(5):
+def test_stop_lets_what_is_paused_finish_three_times_in_a_row_on_the_same_port(editor, stops_in_both, stop_ends_it_all):
+    for _ in range(3):
         editor.press_f5(PLAIN)
         _, response = stops_in_both()
         stop_ends_it_all()
         assert response.result().json() == {"2+2": 4}
 
 
-@pytest.mark.parametrize(("name", "victim"), [(PLAIN, "server"), (RELOAD, "server"), (RELOAD, "reloader")])
+@pytest.mark.parametrize(("name", "victim"), [(PLAIN, "server"), (RELOAD, "reloader")])
 def test_kill_9_while_a_task_is_paused_leaves_nothing(editor, name, victim, stops_in_both, port, redis_port, get):
     editor.press_f5(name)
     task, _ = stops_in_both()

@@ -183,7 +183,7 @@ def test_every_answer_is_documented(client):
     answers = {(method, path): set(answer["responses"]) for path in paths for method, answer in paths[path].items()}
     assert answers == {
         ("get", "/"): {"200"},
-        ("post", "/jobs"): {"202", "422", "503"},
+        ("post", "/jobs"): {"202", "400", "422", "503"},
         ("get", "/jobs/{job_id}"): {"200", "404", "422", "503"},
         ("get", "/jobs/{job_id}/events"): {"200", "404", "422", "503"},
         ("delete", "/jobs/{job_id}"): {"202", "404", "409", "422", "503"},

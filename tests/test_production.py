@@ -170,10 +170,11 @@ def test_another_redis_takes_over_by_sentinel(change, serve, type_line, redis_se
     change('{"visibility_timeout"', '{"master_name": "mymaster", "visibility_timeout"')
     change('result_backend_transport_options={"', 'result_backend_transport_options={"master_name": "mymaster", "')
     api = serve(sentinel)
-    type_line(ONE, sentinel)
+    worker = type_line(ONE, sentinel)
     before = start_job(api, 1)
     wait_for_state(api, before, "SUCCESS")
     redis.Redis.from_url(redis_server).shutdown(nosave=True)
     wait_for(lambda: api.post("/jobs", json={"samples": 1}).status_code == 202, timeout=60)
-    wait_for_state(api, start_job(api, 1), "SUCCESS")
+    after = start_job(api, 1)
+    wait_for(lambda: api.get(after).json()["state"] == "SUCCESS", lambda: worker.log, timeout=60)
     assert api.get(before).json()["state"] == "SUCCESS"

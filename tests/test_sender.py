@@ -6,7 +6,6 @@ import subprocess
 
 import httpx2 as httpx
 import pytest
-from celery import Celery
 
 
 def sender_of(server, task):
@@ -34,10 +33,9 @@ def test_sender_may_be_a_task(start, probe):
 def test_task_of_another_process_has_no_sender(start, probe, redis_server):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
     server.get()
-    Celery(broker=redis_server).send_task("tasks.fail")
+    start("-m", "celery", "-A", "tasks", "call", "tasks.fail", REDIS_URL=redis_server)
     server.wait_for_log("Task tasks.fail[")
-    assert "Task tasks.fail[" in server.log
-    assert not re.search(r"Task tasks\.fail\[\w{8}\] from", server.log)
+    assert re.search(r"Task tasks\.fail\[\w{8}\] raised", server.log)
 
 
 @pytest.fixture

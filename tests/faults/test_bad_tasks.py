@@ -2,6 +2,7 @@
 
 import time
 
+import httpx2 as httpx
 import pytest
 import redis
 from celery import Celery
@@ -63,6 +64,29 @@ def test_message_that_is_no_task_is_told_and_passed_over(start, faults, redis_se
 def publish(app, message):
     with app.producer_pool.acquire(block=True) as producer:
         producer.publish(message, routing_key="celery", serializer="json")
+
+
+def test_task_that_ends_the_process_ends_all_of_it(start, faults):
+    server = start("run.py", "main:app")
+    end_by_task(server)
+    assert server.wait() == 5
+    wait_for(lambda: not server.leftovers())
+
+
+def test_task_that_ends_the_process_is_told_under_reload_where_the_next_edit_starts_it_again(start, faults):
+    server = start("run.py", "main:app", "--reload")
+    end_by_task(server)
+    server.wait_for_log("The server process ended with exit code 5. It starts again at the next edit.")
+    (faults / "tasks.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    assert server.get() == {"2+2": 4}
+
+
+def end_by_task(server):
+    server.get()
+    server.tree()
+    with pytest.raises(httpx.TransportError):
+        server.get("/result/ending_the_process")
 
 
 def test_text_that_is_not_even_json_costs_the_worker_a_new_start(start, faults, redis_server):

@@ -36,6 +36,11 @@ def raising():
 
 
 @app.task
+def ending_the_process():
+    os._exit(5)
+
+
+@app.task
 def not_json():
     return object()
 
