@@ -1067,6 +1067,7 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
     killed = False
 
     def run(self) -> None:
+        self.lock = threading.Lock()  # of `process`, whose exit code can be read once: a second reader gets another
         threading.Thread(target=self.end_with_child, daemon=True).start()
         super().run()
         if self.killed:
@@ -1076,13 +1077,15 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
         paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
         if max(os.stat(path).st_mtime for path in paths) > STARTED:  # a library has changed
             uvicorn_subprocess.spawn = multiprocessing.get_context("spawn")
-        super().restart()
+        with self.lock:
+            super().restart()
 
     def end_with_child(self) -> None:
         ended = None
         while not self.should_exit.wait(0.25):
-            process = self.process
-            code = process.exitcode if process else None
+            with self.lock:
+                process = self.process
+                code = process.exitcode if process else None
             if code == FORK_SERVER_KILLED or (code and code < 0 and code != -signal.SIGTERM):  # that ends it to reload
                 logger.error("The server process was killed (%d). Stopping.", code)
                 self.killed = True

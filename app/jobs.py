@@ -72,7 +72,7 @@ class JobRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     samples: int = Field(default=20_000_000, ge=1, le=10**9)
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    seed: int = Field(default=0, ge=0, lt=2**53)
 
 
 class Job(BaseModel):
