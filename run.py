@@ -149,8 +149,7 @@ def user_traceback(exc: BaseException) -> TracebackType | None:
 
 def short_path(path: str) -> Path:
     """Return `path` from the current folder, if it is below that."""
-    below = Path(path).is_relative_to(Path.cwd())
-    return Path(path).relative_to(Path.cwd()) if below else Path(path)
+    return Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else Path(path)
 
 
 # --- The command line -------------------------------------------------------------------------------------------------
@@ -794,12 +793,15 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 
 
 def command_to_send(request: Any) -> str | None:
-    """Return the command that sends a task again; None if its arguments are long, not JSON, or hidden by `argsrepr`."""
+    """Return the command that sends a task again.
+
+    None if its arguments are long, not JSON, or hidden by `argsrepr`, or if no module has the app.
+    """
+    if len(request.body) > 1000 or request.content_type != "application/json":
+        return None
     args, kwargs = request.args, request.kwargs
     hidden = request.argsrepr not in (saferepr(list(args)), saferepr(tuple(args)))
-    if hidden or request.kwargsrepr != saferepr(kwargs):
-        return None
-    if len(request.body) > 1000 or request.content_type != "application/json":
+    if hidden or request.kwargsrepr != saferepr(kwargs) or ":" not in app_name(request.app):
         return None
     folder = str(short_path(sys.path[0]))
     options = ["--workdir", folder] if folder != "." else []
