@@ -77,17 +77,17 @@ class Server(subprocess.Popen):
             self.needs.terminate()
 
 
-@pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
 @pytest.mark.parametrize("broker", ["memory", "filesystem", "redis+socket", "rediss", "amqp"], indirect=True)
-def test_tasks_run_through_it_and_the_worker_stops(start, probe, broker, reload):
+def test_tasks_run_through_it_and_the_worker_stops_also_under_reload(start, probe, broker):
     tasks = probe / "tasks.py"
     folders = {"data_folder_in": str(probe), "data_folder_out": str(probe), "control_folder": str(probe)}
     if broker[0] == "filesystem://":
         tasks.write_text(tasks.read_text() + f"\napp.conf.broker_transport_options = {folders}\n")
-    # CELERY_BROKER_URL and CELERY_RESULT_BACKEND come before what the code says.
-    server = start("run.py", "main:app", *reload, CELERY_BROKER_URL=broker[0], CELERY_RESULT_BACKEND=broker[1])
-    assert server.get() == {"2+2": 4}
-    server.press_ctrl_c()
-    assert server.wait() == 0
-    assert "Started" not in server.log.replace("Started server process", "").replace("Started reloader process", "")
-    assert "Traceback" not in server.log
+    for reload in ([], ["--reload"]):
+        # CELERY_BROKER_URL and CELERY_RESULT_BACKEND come before what the code says.
+        server = start("run.py", "main:app", *reload, CELERY_BROKER_URL=broker[0], CELERY_RESULT_BACKEND=broker[1])
+        assert server.get() == {"2+2": 4}
+        server.press_ctrl_c()
+        assert server.wait() == 0
+        assert "Started" not in server.log.replace("Started server process", "").replace("Started reloader process", "")
+        assert "Traceback" not in server.log
