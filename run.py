@@ -24,41 +24,21 @@ import gc
 if __name__ in ("__main__", "__mp_main__"):
     gc.disable()  # until the app is imported: it takes a fifth of the time that imports take, and finds nothing
 
-import multiprocessing
-import os
-import signal
-from multiprocessing import forkserver, resource_tracker
-
-# Child processes are forks of one that has imported the libraries, and nothing of the project, so that neither the
-# start nor a reload waits for that. Not under a debugger, which would not see them, nor before Python 3.11, which would
-# take the libraries from the project's folder. https://docs.python.org/3/library/multiprocessing.html
-FORKS = sys.platform == "linux" and sys.version_info >= (3, 11) and "pydevd" not in sys.modules
-LIBRARIES = ["fastapi", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "uvicorn.lifespan.on"]
-LIBRARIES += ["kombu.transport.redis", "celery.backends.redis", "celery.bin.worker", "celery.apps.worker"]
-LIBRARIES += ["celery.beat", "celery.concurrency.thread", "celery.worker.autoscale", "celery.fixups.django"]
-if __name__ == "__main__" and FORKS and {"--reload", "--workers"} & set(sys.argv):
-    environ = dict(os.environ)
-    os.environ["PYTHONSAFEPATH"] = "1"
-    resource_tracker.ensure_running()  # which unblocks signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to all processes, it is for the forks alone
-    forkserver.set_forkserver_preload(LIBRARIES)
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.environ.clear()
-    os.environ.update(environ)
-if __name__ == "__mp_main__" and FORKS:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
 import asyncio
 import atexit
 import contextlib
 import copy
 import errno
+import importlib
 import ipaddress
 import itertools
 import logging
+import multiprocessing
+import multiprocessing.connection
+import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -68,6 +48,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -242,6 +223,8 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     module = params["app"].partition(":")[0]
     if source is click.core.ParameterSource.DEFAULT and not is_module(".", module) and is_module("app", module):
         params["app_dir"] = "app"
+    if FORKS and (params["reload"] or (params["workers"] or 1) > 1):
+        start_fork_server()
     ctx.invoke(uvicorn.main, **params)
 
 
@@ -967,6 +950,8 @@ class Server(uvicorn.Server):
             # Python takes a .pyc for current if its source has the same size and the same second of change, which edits
             # in quick succession can have.
             sys.dont_write_bytecode = True
+            if FORKS:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             os.environ.clear()
             os.environ.update(self.config.environ)  # with what --env-file says
             threading.Thread(target=end_after, args=(parent,), daemon=True).start()
@@ -1065,15 +1050,18 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
     Else it would hold the port, and no request would be answered until the next edit.
     """
 
-    process: Any = None
+    process: Any
     killed = False
 
     def run(self) -> None:
         self.lock = threading.Lock()  # of `process`, whose exit code can be read once: a second reader gets another
-        threading.Thread(target=self.end_with_child, daemon=True).start()
         super().run()
         if self.killed:
             sys.exit(1)
+
+    def startup(self) -> None:
+        super().startup()
+        threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
 
     def restart(self) -> None:
         paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -1081,20 +1069,68 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
             uvicorn_subprocess.spawn = multiprocessing.get_context("spawn")
         with self.lock:
             super().restart()
+        threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
 
-    def end_with_child(self) -> None:
-        ended = None
-        while not self.should_exit.wait(0.25):
-            with self.lock:
-                process = self.process
-                code = process.exitcode if process else None
-            if code == FORK_SERVER_KILLED or (code and code < 0 and code != -signal.SIGTERM):  # that ends it to reload
-                logger.error("The server process was killed (%d). Stopping.", code)
-                self.killed = True
-                self.should_exit.set()
-            elif code and code > 0 and process is not ended:
-                logger.error("The server process ended with exit code %d. It starts again at the next edit.", code)
-                ended = process
+    def shutdown(self) -> None:
+        with self.lock:
+            super().shutdown()
+
+    def watch(self, process: Any) -> None:
+        """Wait for the end of a child process, and deal with it if it isn't the reloader's doing."""
+        multiprocessing.connection.wait([process.sentinel])
+        with self.lock:
+            if process is not self.process or self.should_exit.is_set():
+                return
+            code = process.exitcode
+        if code == FORK_SERVER_KILLED or (code < 0 and code != -signal.SIGTERM):  # by which others may end it
+            logger.error("The server process was killed (%d). Stopping.", code)
+            self.killed = True
+            self.should_exit.set()
+        elif code > 0:
+            logger.error("The server process ended with exit code %d. It starts again at the next edit.", code)
+
+
+# Child processes are forks of one that has imported the libraries, and nothing of the project, so that neither the
+# start nor a reload waits for that, and all share that memory. Not under a debugger, which would not see them.
+# https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods
+FORKS = sys.platform == "linux" and "pydevd" not in sys.modules
+LIBRARIES = """
+fastapi pydantic.v1 anyio.streams.tls encodings.idna
+uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on
+celery.app.control celery.app.events celery.events celery.fixups.django
+celery.worker.autoscale celery.worker.consumer.delayed_delivery celery.worker.strategy
+celery.backends.redis kombu.transport.redis
+"""
+
+
+def start_fork_server() -> None:
+    """Start multiprocessing's fork server as a fork of this process, which has neither threads nor open files yet.
+
+    By itself it would be a new Python, which imports everything once more.
+    """
+    for library in LIBRARIES.split():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    gc.freeze()  # or the first collection would touch, and so copy, all memory that is shared
+    resource_tracker.ensure_running()  # which unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to all processes, it is for the forks alone
+    spawn, util.spawnv_passfds = util.spawnv_passfds, fork  # type: ignore[assignment]
+    forkserver.ensure_running()
+    util.spawnv_passfds = spawn
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    uvicorn_subprocess.spawn = multiprocessing.get_context("forkserver")
+
+
+def fork(_: bytes, args: Sequence[str], files: Sequence[int]) -> int:
+    """Stand in for the function by which multiprocessing runs `python -c CODE` with those files left open."""
+    if pid := os.fork():
+        return pid
+    for left, right in itertools.pairwise([2, *sorted(files), os.sysconf("SC_OPEN_MAX")]):
+        os.closerange(left + 1, right)
+    try:
+        exec(args[-1])
+    finally:
+        os._exit(0)
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -1143,8 +1179,6 @@ if __name__ in ("__main__", "__mp_main__"):
     uvicorn_multiprocess: Any = sys.modules["uvicorn.supervisors.multiprocess"]
     uvicorn_main.ChangeReload = Reloader
     uvicorn_subprocess: Any = sys.modules["uvicorn._subprocess"]
-    if FORKS:
-        uvicorn_subprocess.spawn = multiprocessing.get_context("forkserver")
     uvicorn_main.Config = Config
     uvicorn_main.Server = uvicorn_multiprocess.Server = Server
 
