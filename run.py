@@ -1051,7 +1051,7 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
     """
 
     process: Any
-    killed = False
+    watches = killed = False
 
     def run(self) -> None:
         self.lock = threading.Lock()  # of `process`, whose exit code can be read once: a second reader gets another
@@ -1070,6 +1070,11 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
         with self.lock:
             super().restart()
         threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+
+    def pause(self) -> None:
+        if self.watches:  # else an edit meanwhile would be missed, as the child may have imported the app by then
+            super().pause()
+        self.watches = True
 
     def shutdown(self) -> None:
         with self.lock:

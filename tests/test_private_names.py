@@ -19,6 +19,7 @@ from conftest import ROOT
         ("uvicorn.supervisors.basereload.BaseReload", "restart", "run.py forks no more in it once a library changed"),
         ("uvicorn._subprocess", "spawn", "the context of child processes, which run.py binds to that of forks"),
         ("uvicorn.supervisors.basereload.BaseReload", "startup", "run.py watches from there the child that it starts"),
+        ("uvicorn.supervisors.basereload.BaseReload", "pause", "run.py waits not in it before the first look"),
         ("uvicorn.supervisors.basereload.BaseReload", "shutdown", "from there its end is nothing to tell"),
         ("multiprocessing.forkserver", "ensure_running", "run.py starts with it what forks child processes"),
         ("multiprocessing.util", "spawnv_passfds", "by which it starts a Python, and under run.py a fork"),
