@@ -52,7 +52,7 @@ def test_root_logger_and_stdout_are_left_as_they_were(plain):
 
 
 def test_tasks_yield_to_the_event_loop_more_often_than_by_default(plain):
-    assert plain.get("/process")["switch interval"] == pytest.approx(0.0005)
+    assert plain.get("/process")["switch interval"] <= 0.0005  # seconds; 0.005 by default
 
 
 @pytest.mark.parametrize(
