@@ -130,7 +130,8 @@ def user_traceback(exc: BaseException) -> TracebackType | None:
 
 def short_path(path: str) -> Path:
     """Return `path` from the current folder, if it is below that."""
-    return Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else Path(path)
+    folder = Path.cwd()
+    return Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else Path(path)
 
 
 # --- The command line -------------------------------------------------------------------------------------------------
