@@ -873,11 +873,11 @@ class WorkerThread(threading.Thread):
             options["pool"] = TaskPool
         self.worker = Worker(app=self.app, consumer_cls=Consumer, ready_callback=self.on_ready, **options)
         # With Python's default of 5 ms, each running task may hold up the event loop that long, often in each request.
-        # Measured on two cores with GET /ping beside 4 CPU-bound tasks: p50 of 28-38 ms by default, 6-7 ms at 0.1 ms,
-        # and the tasks took a third longer. With 64 of them it was 4.6 times as long, as each thread that waits wakes
+        # Measured on two cores with GET /ping beside 4 CPU-bound tasks: p50 of 28-38 ms by default, 6-8 ms at 0.2 ms,
+        # and the tasks took a fifth longer. With 64 of them it was 3.4 times as long, as each thread that waits wakes
         # up once in the interval, and 1.7 times at 0.5 ms.
         # https://docs.python.org/3/library/sys.html#sys.setswitchinterval
-        sys.setswitchinterval(min(0.000025 * self.worker.concurrency, 0.0005))
+        sys.setswitchinterval(min(0.00005 * self.worker.concurrency, 0.0005))
         return self.worker
 
     def on_ready(self, consumer: Any) -> None:
