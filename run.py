@@ -1133,8 +1133,9 @@ def fork(_: bytes, args: Sequence[str], files: Sequence[int]) -> int:
     """Stand in for the function by which multiprocessing runs `python -c CODE` with those files left open."""
     if pid := os.fork():
         return pid
-    for left, right in itertools.pairwise([2, *sorted(files), os.sysconf("SC_OPEN_MAX")]):
-        os.closerange(left + 1, right)
+    for file in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2, *files}:
+        with contextlib.suppress(OSError):  # of listdir itself
+            os.close(file)
     try:
         exec(args[-1])
     finally:
