@@ -40,7 +40,7 @@ def test_sigterm_has_uvicorns_exit_code(server, start, project):
 
 def test_sigterm_to_each_process_lets_tasks_finish(server):
     """As systemd and `timeout` send it."""
-    server.get("/send/sleep", args="1")
+    server.get("/send/sleep", args="1", count=8)  # so that each of --workers runs some, whichever answers
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     os.killpg(server.process.pid, signal.SIGTERM)
     server.wait()
