@@ -51,8 +51,10 @@ def test_root_logger_and_stdout_are_left_as_they_were(plain):
     assert process["stdout"] == "TextIOWrapper"
 
 
-def test_tasks_yield_to_the_event_loop_more_often_than_by_default(plain):
-    assert plain.get("/process")["switch interval"] <= 0.0005  # seconds; 0.005 by default
+@pytest.mark.parametrize(("threads", "interval"), [("4", 0.0002), ("64", 0.0005)])
+def test_tasks_yield_to_the_event_loop_more_often_than_by_default(start, probe, threads, interval):
+    server = start("run.py", "main:app", "--", "-c", threads)
+    assert server.get("/process")["switch interval"] == pytest.approx(interval)  # seconds; 0.005 by default
 
 
 @pytest.mark.parametrize(
