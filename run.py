@@ -785,11 +785,11 @@ def command_to_send(request: Any) -> str | None:
         return None
     args, kwargs = request.args, request.kwargs
     hidden = request.argsrepr not in (saferepr(list(args)), saferepr(tuple(args)))
-    if hidden or request.kwargsrepr != saferepr(kwargs) or ":" not in app_name(request.app):
+    if hidden or request.kwargsrepr != saferepr(kwargs) or ":" not in (app := app_name(request.app)):
         return None
     folder = str(short_path(sys.path[0]))
     options = ["--workdir", folder] if folder != "." else []
-    options += ["-A", app_name(request.app), "call", request.name]
+    options += ["-A", app, "call", request.name]
     for name, value in {"--args": args, "--kwargs": kwargs}.items():
         options += [name, dumps(value)] if value else []  # type: ignore[no-untyped-call]
     if (queue := request.delivery_info["routing_key"]) != request.app.conf.task_default_queue:
@@ -874,7 +874,7 @@ class WorkerThread(threading.Thread):
         self.worker = Worker(app=self.app, consumer_cls=Consumer, ready_callback=self.on_ready, **options)
         # With Python's default of 5 ms, each running task may hold up the event loop that long, often in each request.
         # Measured on two cores with GET /ping beside 4 CPU-bound tasks: p50 of 28-38 ms by default, 6-8 ms at 0.2 ms,
-        # and the tasks took a fifth longer. With 64 of them it was 3.4 times as long, as each thread that waits wakes
+        # and the tasks took a fifth to a third longer. With 64: 3.4 times as long, as each thread that waits wakes
         # up once in the interval, and 1.7 times at 0.5 ms.
         # https://docs.python.org/3/library/sys.html#sys.setswitchinterval
         sys.setswitchinterval(min(0.00005 * self.worker.concurrency, 0.0005))
@@ -953,7 +953,7 @@ class Server(uvicorn.Server):
             # Python takes a .pyc for current if its source has the same size and the same second of change, which edits
             # in quick succession can have.
             sys.dont_write_bytecode = True
-            if FORKS:
+            if FORKS:  # off one that blocks it
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             os.environ.clear()
             os.environ.update(self.config.environ)  # with what --env-file says
@@ -1054,7 +1054,7 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
     """
 
     process: Any
-    watches = killed = False
+    has_looked = killed = False
 
     def run(self) -> None:
         self.lock = threading.Lock()  # of `process`, whose exit code can be read once: a second reader gets another
@@ -1064,7 +1064,7 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
 
     def startup(self) -> None:
         super().startup()
-        threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self.watch_child, args=(self.process,), daemon=True).start()
 
     def restart(self) -> None:
         paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -1072,18 +1072,18 @@ class Reloader(uvicorn.supervisors.ChangeReload):  # type: ignore[misc, valid-ty
             uvicorn_subprocess.spawn = multiprocessing.get_context("spawn")
         with self.lock:
             super().restart()
-        threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self.watch_child, args=(self.process,), daemon=True).start()
 
     def pause(self) -> None:
-        if self.watches:  # else an edit meanwhile would be missed, as the child may have imported the app by then
+        if self.has_looked:  # else an edit meanwhile would be missed, as the child may have imported the app by then
             super().pause()
-        self.watches = True
+        self.has_looked = True
 
     def shutdown(self) -> None:
         with self.lock:
             super().shutdown()
 
-    def watch(self, process: Any) -> None:
+    def watch_child(self, process: Any) -> None:
         """Wait for the end of a child process, and deal with it if it isn't the reloader's doing."""
         multiprocessing.connection.wait([process.sentinel])
         with self.lock:
@@ -1120,12 +1120,10 @@ def start_fork_server() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
     gc.freeze()  # or the first collection would touch, and so copy, all memory that is shared
-    resource_tracker.ensure_running()  # which unblocks signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to all processes, it is for the forks alone
-    spawn, util.spawnv_passfds = util.spawnv_passfds, fork  # type: ignore[assignment]
+    start_resource_tracker()  # which as a fork would keep the old copy of each page that another process changes
+    start_python, util.spawnv_passfds = util.spawnv_passfds, fork  # type: ignore[assignment]
     forkserver.ensure_running()
-    util.spawnv_passfds = spawn
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    util.spawnv_passfds = start_python
     uvicorn_subprocess.spawn = multiprocessing.get_context("forkserver")
 
 
@@ -1133,6 +1131,7 @@ def fork(_: bytes, args: Sequence[str], files: Sequence[int]) -> int:
     """Stand in for the function by which multiprocessing runs `python -c CODE` with those files left open."""
     if pid := os.fork():
         return pid
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to all processes, it is for the children alone
     for file in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2, *files}:
         with contextlib.suppress(OSError):  # of listdir itself
             os.close(file)
