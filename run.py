@@ -76,8 +76,7 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
         with celery.Celery(set_as_current=False) as stand_in:
             if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
                 raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
-    port = params["port"]
-    if params["uds"] is None and params["fd"] is None and listens(params["host"], port):
+    if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
         sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     settings.update(params, worker_args=worker_args)
     if params["reload"] or workers > 1:
@@ -92,11 +91,7 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
 
 
 def parse_worker_args(app: Any, args: Sequence[str]) -> dict[str, Any]:
-    """Return the options of Celery's own `worker` command, and -A, which is one of `celery` otherwise.
-
-    Raises:
-        click.UsageError, click.exceptions.Exit: one of them is wrong, or asks for help.
-    """
+    """Return the options of Celery's own `worker` command, and -A, which is one of `celery` otherwise."""
     from celery.bin.base import CLIContext
     from celery.bin.worker import worker
 
@@ -107,28 +102,23 @@ def parse_worker_args(app: Any, args: Sequence[str]) -> dict[str, Any]:
 
 
 def error(message: str) -> int:
-    """Say what is wrong and what to type next, in a line as of uvicorn's log, which may not be set up, or disabled.
-
-    Returns:
-        The exit code that uvicorn has for an app that can't start.
-    """
+    """Write a line as of uvicorn's log, which APP's may have disabled, and return its exit code for a bad start."""
     click.echo(click.style("ERROR", fg="red") + f":    {message}", err=True)
     return 3
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
 
-guards: list[Any] = []  # what keeps Redis running: a shell, by a pipe to it
-# All is killed when standard input ends, which it does however this process ends. If Redis is killed, it starts again.
-# It is a shell, as a debugger would follow a second Python.
+# The shell kills all when its standard input ends, which it does however this process ends, and starts a killed Redis
+# again. A debugger would follow a Python.
 GUARD = 'exec 3<&0; { read -r _ <&3; kill -9 0; } & while :; do "$@"; sleep 1; done >/dev/null 2>&1'
+guards: list[Any] = []  # the shells, each by the pipe to it
 
 
 def ensure_redis(url: str) -> None:
-    """Serve a Redis in memory at `url`, if that is on this machine and nothing listens there, until this process ends.
+    """Serve a Redis in memory at `url` until this process ends, if that is on this machine and nothing listens there.
 
-    By redis-server or valkey-server where there is one, else by fakeredis in a thread. Without these, and for a URL of
-    another kind, nothing is done.
+    By redis-server or valkey-server where there is one, else by fakeredis in a thread, if that is installed.
     """
     try:
         parts = urlsplit(url)
@@ -139,13 +129,12 @@ def ensure_redis(url: str) -> None:
     is_here = all(address == "::1" or address.startswith("127.") for address in addresses)
     if parts.scheme != "redis" or not is_here or listens(host, port):
         return
-    program = os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server"))
-    if program:
+    if program := os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server")):
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
-        server = [program, "--bind", addresses[0], "--port", str(port), "--save", "", *user]
-        # In a session of its own: Ctrl-C is for this process, which answers it by letting tasks finish.
-        guard = ["sh", "-c", GUARD, "run.py", *server]
-        guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True))
+        command = [program, "--bind", addresses[0], "--port", str(port), "--save", "", *user]
+        # In a session of its own, as Ctrl-C is for this process, which lets tasks finish.
+        guard = subprocess.Popen(["sh", "-c", GUARD, "run.py", *command], stdin=subprocess.PIPE, start_new_session=True)
+        guards.append(guard)
     elif importlib.util.find_spec("fakeredis"):
         program, serving = "fakeredis", serve_fakeredis(addresses[0], port)
         threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
@@ -156,8 +145,8 @@ def ensure_redis(url: str) -> None:
         if time.monotonic() > deadline:
             sys.exit(error(f"{program} did not start at {host}:{port}. Start a Redis there by hand."))
         time.sleep(0.01)
-    info = click.style("INFO", fg="green") + f":     Started {Path(program).stem} at {addresses[0]}:{port}"
-    click.echo(f"{info}, as nothing listened there", err=True)
+    what = f"Started {Path(program).stem} at {addresses[0]}:{port}, as nothing listened there"
+    click.echo(click.style("INFO", fg="green") + f":     {what}", err=True)
 
 
 def listens(host: str, port: int) -> bool:
@@ -168,10 +157,7 @@ def listens(host: str, port: int) -> bool:
 
 
 async def serve_fakeredis(host: str, port: int) -> None:
-    """Serve fakeredis by one event loop. Its own server has a thread for each client, and hangs up after an error.
-
-    https://github.com/cunla/fakeredis-py/blob/master/fakeredis/_clients/_tcp_server.py
-    """
+    """Serve fakeredis by one event loop. Its own server polls in a thread for each client, and hangs up at an error."""
     import redis
     from fakeredis import FakeServer
     from fakeredis._clients._tcp_server import encode_reply
@@ -216,9 +202,8 @@ def start_children() -> None:
     """
     forks = sys.platform == "linux" and "pydevd" not in sys.modules
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
+    if forks:  # it imports while this process goes on; a SIGTERM that is sent to all processes is not for it
         context.set_forkserver_preload(LIBRARIES.split())
-        # It imports while this process goes on. A SIGTERM that is sent to all processes is for the children alone.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         multiprocessing.forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -230,7 +215,7 @@ def start_children() -> None:
 
 
 def serve(settings_of_parent: dict[str, Any], target: Any, kwargs: Any) -> None:
-    """Call uvicorn's `target`, in a child process."""
+    """Call `target` in a child process, uvicorn's or of `WorkerProcess`."""
     settings.update(settings_of_parent)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -270,12 +255,11 @@ def end(sig: int | None = None, _: Any = None) -> None:
 
 def make_app() -> "AppWithWorker":
     """Return APP with its worker, in the process that serves it."""
-    with loading(settings["app"]):
-        options = {name: settings[name] for name in ("app", "factory", "interface")}
+    args, options = settings["worker_args"], {name: settings[name] for name in ("app", "factory", "interface")}
+    with showing_users_code(f"Loading {settings['app']}"):
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-    args = settings["worker_args"]
-    with loading("the Celery app"):
+    with showing_users_code("Loading the Celery app"):
         options = parse_worker_args(celery.current_app, args)
         app = find_celery_app(options["app"])
     app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -284,12 +268,12 @@ def make_app() -> "AppWithWorker":
 
 
 @contextlib.contextmanager
-def loading(what: str) -> Iterator[None]:
+def showing_users_code(what: str) -> Iterator[None]:
     """Fail with the user's own traceback, without the frames that led to their code, if that raises in the block."""
     try:
         yield
     except Exception as exc:
-        code = error(f"Loading {what} failed. Mend what is told here:")
+        code = error(f"{what} failed. Mend what is told here:")
         sys.excepthook(type(exc), exc, users_traceback(exc))
         sys.exit(code)
 
@@ -303,10 +287,7 @@ def users_traceback(exc: BaseException) -> types.TracebackType | None:
 
 
 def is_users(module: dict[str, Any]) -> bool:
-    """Tell whether a module's globals are of the user's code: not of this file, Python or an installed package.
-
-    The package that APP is in is the user's wherever it is installed.
-    """
+    """Tell whether a module's globals are of the user's code: APP's package, or no package, Python's, or this file."""
     file, package = module.get("__file__") or "", str(module.get("__name__")).partition(".")[0]
     is_library = file.startswith(os.path.dirname(os.__file__)) or "site-packages" in file or "dist-packages" in file
     is_apps = package == settings["app"].partition(":")[0].partition(".")[0]
@@ -320,17 +301,11 @@ def find_celery_app(name: str | None) -> Any:
     """Return the Celery app that -A names, else the one with tasks among those that importing APP made.
 
     Of several with one broker, it's the current one, with the tasks and queues of all.
-
-    Raises:
-        SystemExit: there is none, or there are several brokers. A line says what to type.
     """
     from celery._state import _get_active_apps
     from celery.app.utils import find_app
 
-    if name and isinstance(app := find_app(name), celery.Celery):
-        user_tasks(app)
-        return app
-    apps = [app for app in _get_active_apps() if not name and user_tasks(app)]
+    apps = [app for app in ([find_app(name)] if name else _get_active_apps()) if user_tasks(app)]
     # Every app gets a copy of all tasks, `shared` by default, so those with a task's original come first. Celery's
     # fallback app, there if someone used `current_app` early, comes last.
     apps = [app for app in apps if any(map(is_original, user_tasks(app)))] or apps
@@ -365,10 +340,9 @@ def user_tasks(app: Any) -> list[Any]:
 
 def is_original(task: Any) -> bool:
     """Tell whether `task` is what stands in the module that defines it. A `shared_task` is a proxy for any app's."""
-    values = [
-        value for value in vars(sys.modules.get(task.__module__, object)).values() if isinstance(value, celery.Task)
-    ]
-    return any(type(value) is not celery.local.Proxy and value == task for value in values)
+    values = vars(sys.modules.get(task.__module__, object)).values()
+    tasks = [value for value in list(values) if isinstance(value, celery.Task) and value == task]
+    return any(type(value) is not celery.local.Proxy for value in tasks)
 
 
 def routed_queues(app: Any) -> list[str]:
@@ -414,8 +388,9 @@ class InTask(threading.local):
         self.blocks: list[bool] = []  # of the `allow_join_result` and `denied_join_result` that this thread is in
 
     def __bool__(self) -> bool:
-        task = celery.current_task
-        return self.blocks[-1] if self.blocks else bool(task and not task.request.is_eager)
+        return (
+            self.blocks[-1] if self.blocks else bool(celery.current_task and not celery.current_task.request.is_eager)
+        )
 
     def set(self, value: Any) -> None:
         """Stand in for what these two set Celery's flag with, and set it back with to the value that it had."""
@@ -425,11 +400,10 @@ class InTask(threading.local):
 in_task = InTask()
 
 
-def defaults(app: Any) -> list[str]:
-    """Return the options of `celery worker` that run.py has other defaults for."""
-    level = max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel())
-    args = ["--without-gossip", "--without-mingle", "--loglevel", logging.getLevelName(level)]
-    return [*args, "--queues", ",".join(routed_queues(app))]
+def worker_defaults(app: Any) -> list[str]:
+    """Return the options of `celery worker` that have other defaults here."""
+    level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
+    return ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", ",".join(routed_queues(app))]
 
 
 class WorkerThread(threading.Thread):
@@ -440,18 +414,12 @@ class WorkerThread(threading.Thread):
     Args:
         app: the Celery app.
         args: those of the `celery worker` command.
-
-    Attributes:
-        ready: set once it takes tasks.
-        error: what keeps it from that.
-        deadline: the time.monotonic() until which its end waits for running tasks.
     """
 
     def __init__(self, app: Any, args: Sequence[str] = ()) -> None:
         super().__init__(name="celery-worker", daemon=True)
-        self.app, self.args, self.ready, self.deadline = app, args, threading.Event(), float("inf")
-        self.hostname, self.error = "", "no answer"
-        self.undo = contextlib.ExitStack()  # of what is set for the process
+        self.app, self.args, self.ready, self.undo = app, args, threading.Event(), contextlib.ExitStack()
+        self.error, self.hostname, self.deadline = "no answer", "", float("inf")
 
     def __enter__(self) -> "WorkerThread":
         self.start()
@@ -467,20 +435,75 @@ class WorkerThread(threading.Thread):
     def run(self) -> None:
         try:
             with self.app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0)
+                connection.ensure_connection(interval_start=0.1, interval_step=0, timeout=4)  # it may be starting too
             self.error = ""
-            with self.undo:
+            with self.undo:  # what is set for the process
                 self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
     def create_worker(self) -> Any:
-        """Return Celery's worker, and set what it needs of the process, so that it can be undone."""
+        """Return Celery's worker, with what it sets for the process.
+
+        Its modules are imported here, after APP, as packages that watch Celery patch them before a worker has them.
+        """
+        import celery.apps.worker
         from celery import _state, beat, platforms, result, signals
+        from celery.concurrency.thread import TaskPool
+        from celery.utils.imports import symbol_by_name
+        from celery.utils.log import worker_logger
         from celery.worker import state
 
+        thread, undo = self, self.undo.callback
+
+        class Pool(TaskPool):  # type: ignore[misc, unused-ignore]
+            task_join_will_block = in_task
+
+            def on_start(self) -> None:
+                self.executor = concurrent.futures.ThreadPoolExecutor(self.limit, "celery-task")
+                signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
+
+            def on_stop(self) -> None:
+                self.executor.shutdown(wait=False, cancel_futures=True)
+                while state.active_requests and time.monotonic() < thread.deadline:
+                    time.sleep(0.01)
+                for request in tuple(state.active_requests):
+                    cut_off(request, worker_logger)
+                for process in multiprocessing.active_children():  # Python would wait for it
+                    process.kill()
+                signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+
+        class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
+            """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
+
+            def ensure_connected(self, conn: Any) -> Any:
+                if conn.transport.driver_type == "redis":  # which an idle worker waits for, by default 1 s
+                    conn.transport_options.setdefault("polling_interval", 0.1)
+                connect, once = conn.ensure_connection, iter([True])
+                conn.ensure_connection = lambda tell, _, callback: connect(
+                    lambda *args: next(once, False) and tell(*args), None, 1, 0, 1, callback
+                )
+                return super().ensure_connected(conn)
+
+        class Worker(celery.apps.worker.Worker):  # type: ignore[misc, unused-ignore]
+            def setup_logging(self, colorize: bool | None = None) -> bool:
+                options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
+                if not signals.setup_logging.send(sender=None, **options):
+                    set_up_log(self.loglevel, thread.undo)
+                return True  # or Celery redirects sys.stdout
+
+            def on_consumer_ready(self, consumer: Any) -> None:
+                queues = ", ".join(self.app.amqp.queues.consume_from)
+                worker_logger.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
+                limited = [task.name for task in user_tasks(self.app) if task.time_limit or task.soft_time_limit]
+                if limited or self.time_limit or self.soft_time_limit:
+                    told = "Time limits can't be kept in threads%s. To have them: -- -P prefork"
+                    worker_logger.warning(told, f", of {', '.join(limited)}" if limited else "")
+                super().on_consumer_ready(consumer)
+                thread.ready.set()
+
         args = [] if self.app.conf.worker_concurrency else ["--concurrency", str(max(4, os.cpu_count() or 0))]
-        options, undo = parse_worker_args(self.app, [*args, *defaults(self.app), *self.args]), self.undo.callback
+        options = parse_worker_args(self.app, [*args, *worker_defaults(self.app), *self.args])
         state.should_stop = None
         undo(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
@@ -492,19 +515,16 @@ class WorkerThread(threading.Thread):
             undo(reconfigure, line_buffering=getattr(sys.stdout, "line_buffering", False))
             reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
         if options.pop("beat"):  # Celery's own would be a further process, forked from one with threads
-            name, file = options["scheduler"] or self.app.conf.beat_scheduler, options["schedule_filename"]
-            if (name, file) == ("celery.beat:PersistentScheduler", "celerybeat-schedule"):
-                name = "celery.beat:Scheduler"  # without a file, which --reload would watch
-            elif not os.access(Path(file).absolute().parent, os.W_OK):
-                raise PermissionError(f"beat can't write its schedule {file}. Name a file elsewhere: -s FILE")
-            service = beat.EmbeddedService(self.app, thread=True, schedule_filename=file, scheduler_cls=name)
+            schedule = {"schedule_filename": options["schedule_filename"], "scheduler_cls": options["scheduler"]}
+            service = beat.EmbeddedService(self.app, thread=True, **schedule)
             service.start()
             undo(service.stop)
-        worker = thread_worker(self, options)
+        options.update(app=self.app, pool=Pool, consumer_cls=Consumer, quiet=True)
+        worker = Worker(**options)
+        self.hostname = worker.hostname
         # With Python's default of 5 ms, each running task may hold up the event loop that long. Beside 4 CPU-bound
         # tasks on two cores, GET /ping took (p50) 28-38 ms by default and 6-8 ms at 0.2 ms, and these a fifth to a
         # third longer; 64 tasks 3.4 times as long, and at 0.5 ms 1.7 times.
-        self.hostname = worker.hostname
         undo(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
@@ -523,93 +543,19 @@ class WorkerThread(threading.Thread):
             state.should_stop = 0  # as Celery's handlers of signals do
 
 
-def thread_worker(thread: WorkerThread, options: dict[str, Any]) -> Any:
-    """Return Celery's worker, with its pool and its consumer, as it is in a thread.
-
-    Celery's modules are imported here, after APP, as packages that watch Celery patch them before a worker has them.
-    """
-    import celery.apps.worker
+def cut_off(request: Any, logger: Any) -> None:
+    """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
     from billiard.einfo import ExceptionInfo
-    from celery import signals
-    from celery.concurrency.thread import TaskPool
     from celery.exceptions import WorkerLostError
-    from celery.utils.imports import symbol_by_name
-    from celery.utils.log import worker_logger
-    from celery.worker import state
 
-    class Pool(TaskPool):  # type: ignore[misc, unused-ignore]
-        """Celery's pool of threads, whose end waits for running tasks until the deadline only."""
-
-        task_join_will_block = in_task
-
-        def on_start(self) -> None:
-            self.loops: list[asyncio.AbstractEventLoop] = []
-            self.executor = concurrent.futures.ThreadPoolExecutor(self.limit, "celery-task", self.set_loop)
-            # As the processes of the prefork pool do, and the solo pool: projects connect to databases there.
-            signals.worker_process_init.send(sender=None)
-
-        def set_loop(self) -> None:
-            self.loops.append(asyncio.new_event_loop())  # as the main thread of a pool's process has one
-            asyncio.set_event_loop(self.loops[-1])
-
-        def on_stop(self) -> None:
-            self.executor.shutdown(wait=False, cancel_futures=True)
-            while state.active_requests and time.monotonic() < thread.deadline:
-                time.sleep(0.01)
-            for request in tuple(state.active_requests):
-                cut_off(request)
-            for loop in self.loops:
-                if not loop.is_running():
-                    loop.close()
-            signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
-
-    def cut_off(request: Any) -> None:
-        """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
-        fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
-        worker_logger.error("Task %s[%s] was still running and is cut off: %s", request.name, request.id, fate)
-        if request.acknowledged:
-            try:
-                raise WorkerLostError("The worker stopped before the task ended.")
-            except WorkerLostError:
-                request.on_failure(ExceptionInfo(), return_ok=True)
-        concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # or Python would wait for it at its end
-        for process in multiprocessing.active_children():  # and for these
-            process.kill()
-
-    class Consumer(symbol_by_name(thread.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
-        """Celery's consumer, which is back 1 s after its broker is, and says once that it is gone, not at each try."""
-
-        def ensure_connected(self, conn: Any) -> Any:
-            if conn.transport.driver_type == "redis":
-                # An idle worker is in a BRPOP for that long, before it sees that it is to end: by default 1 s.
-                conn.transport_options.setdefault("polling_interval", 0.1)
-            connect, once = conn.ensure_connection, iter([True])
-
-            def keep_connecting(tell: Any, _: Any, callback: Any) -> Any:
-                return connect(lambda *args: next(once, False) and tell(*args), None, 1, 0, 1, callback)
-
-            conn.ensure_connection = keep_connecting
-            return super().ensure_connected(conn)
-
-    class Worker(celery.apps.worker.Worker):  # type: ignore[misc, unused-ignore]
-        def setup_logging(self, colorize: bool | None = None) -> bool:
-            options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
-            if not signals.setup_logging.send(sender=None, **options):
-                set_up_log(self.loglevel, thread.undo)
-            return True  # or Celery redirects sys.stdout
-
-        def on_consumer_ready(self, consumer: Any) -> None:
-            queues = ", ".join(self.app.amqp.queues.consume_from)
-            worker_logger.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
-            limited = [task.name for task in user_tasks(self.app) if task.time_limit or task.soft_time_limit]
-            if limited or self.time_limit or self.soft_time_limit:
-                told = "Time limits can't be kept in threads%s. To have them: -- -P prefork"
-                worker_logger.warning(told, f", of {', '.join(limited)}" if limited else "")
-            super().on_consumer_ready(consumer)
-            thread.ready.set()
-
-    options.update(app=thread.app, pool=Pool, consumer_cls=Consumer, quiet=True)
-    return Worker(**options)
+    fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
+    logger.error("Task %s[%s] was still running and is cut off: %s", request.name, request.id, fate)
+    if request.acknowledged:
+        try:
+            raise WorkerLostError("The worker stopped before the task ended.")
+        except WorkerLostError:
+            request.on_failure(ExceptionInfo(), return_ok=True)
+    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait for them
 
 
 class WorkerProcess:
@@ -618,8 +564,9 @@ class WorkerProcess:
     def __init__(self, app: Any, args: Sequence[str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.app, self.ready, self.error = app, context.Event(), ""
-        command = ["celery", "-q", "-A", app_name(app), "worker", *defaults(app), *args]
-        self.process = context.Process(target=run_celery, args=(settings, command, self.ready))
+        command = ["celery", "-q", "-A", app_name(app), "worker", *worker_defaults(app), *args]
+        kwargs = {"command": command, "ready": self.ready}
+        self.process = context.Process(target=serve, args=(settings, run_celery, kwargs))
         self.start, self.is_alive, self.join = self.process.start, self.process.is_alive, self.process.join
 
     def stop(self, timeout: float) -> None:
@@ -627,15 +574,13 @@ class WorkerProcess:
             os.kill(self.process.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
-def run_celery(settings_of_parent: dict[str, Any], command: list[str], ready: Any) -> None:
+def run_celery(command: list[str], ready: Any) -> None:
     """Run Celery's own command, with uvicorn's log, where Ctrl-C is not for it."""
     from celery import signals
     from celery.__main__ import main
 
-    settings.update(settings_of_parent)
     if hasattr(os, "setsid"):
         os.setsid()
-    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     log = {name: settings[name] for name in ("log_config", "log_level", "use_colors") if settings[name] is not None}
     uvicorn.Config("", **log)
     signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
@@ -705,38 +650,35 @@ class WorkerLog(logging.Handler):
 
 
 class AppWithWorker:
-    """An ASGI app that is `app` with a worker: ready before the first request, ended after app's own shutdown."""
+    """An ASGI app that is `app` with a worker: ready before the first request, ended after app's own shutdown.
+
+    https://asgi.readthedocs.io/en/latest/specs/lifespan.html
+    """
 
     def __init__(self, app: Any, worker: WorkerThread | WorkerProcess) -> None:
         self.app, self.worker = app, worker
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """https://asgi.readthedocs.io/en/latest/specs/lifespan.html"""
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
-        has_lifespan = False  # the app itself
-
-        async def send_after_worker(message: dict[str, str]) -> None:
-            nonlocal has_lifespan
-            has_lifespan = True
-            if message["type"] != "lifespan.startup.complete":
-                watch.cancel()
-                await self.stop_worker()
-            await send(message)
-
         if not await self.start_worker():
             await receive()
             await send({"type": "lifespan.startup.failed"})
             return
         watch = asyncio.create_task(self.watch_worker())
-        if find_debugger() and threading.current_thread() is threading.main_thread():
-            leave_debugger_at_end(watch)
+        leave_debugger_at_end(watch)
+
+        async def send_after_worker(message: dict[str, str]) -> None:
+            if message["type"] != "lifespan.startup.complete":
+                watch.cancel()
+                await self.stop_worker()
+            await send(message)
+
         try:
-            with contextlib.suppress(*[Exception] if settings["lifespan"] == "auto" else []):
-                if settings["lifespan"] != "off":
-                    await self.app(scope, receive, send_after_worker)
-            if not has_lifespan:
+            if settings["lifespan"] != "off":
+                await self.app(scope, receive, send_after_worker)
+            else:
                 await send({"type": "lifespan.startup.complete"})
                 while (await receive())["type"] != "lifespan.shutdown":
                     pass
@@ -748,14 +690,13 @@ class AppWithWorker:
 
     async def start_worker(self) -> bool:
         """Start the worker, and return whether it takes tasks. If not, a line says why."""
-        deadline = time.monotonic() + 3  # for its broker: a look-up in DNS takes any time, as does a silent server
+        deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
         self.worker.start()
         while not self.worker.ready.is_set():
             if not self.worker.is_alive() or (self.worker.error and time.monotonic() > deadline):
-                url = self.worker.app.connection_for_write().as_uri()
+                url, reason = self.worker.app.connection_for_write().as_uri(), self.worker.error or "its log says why"
                 hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
                 hint += " On a free port of this machine, run.py starts a Redis, if redis-server or fakeredis is there."
-                reason = self.worker.error or "its log says why"
                 error(f"The Celery worker can't start with the broker {url}: {reason}. {hint}")
                 return False
             await asyncio.sleep(0.005)
@@ -799,15 +740,17 @@ def find_debugger() -> Any:
 
 def leave_debugger_at_end(watch: "asyncio.Task[None]") -> None:
     """On the first signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever."""
-    for sig in signal.SIGINT, signal.SIGTERM:
+    if not find_debugger() or threading.current_thread() is not threading.main_thread():
+        return
+    uvicorns = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
 
-        def handle(sig: int, frame: Any, uvicorns: Any = signal.getsignal(sig)) -> None:
-            watch.cancel()  # it would take that for Stop
-            if debugger := find_debugger():
-                api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-                threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
-            uvicorns(sig, frame)
+    def handle(sig: Any, frame: Any) -> None:
+        watch.cancel()  # it would take that for Stop
+        api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+        threading.Thread(target=api.request_disconnect, args=(find_debugger(), True)).start()
+        uvicorns[sig](sig, frame)  # type: ignore[operator, misc]
 
+    for sig in uvicorns:
         signal.signal(sig, handle)
 
 
