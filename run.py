@@ -20,7 +20,9 @@ import asyncio
 import atexit
 import concurrent.futures.thread
 import contextlib
+import functools
 import importlib.util
+import itertools
 import logging
 import multiprocessing.forkserver
 import os
@@ -87,6 +89,9 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
     signal.signal(signal.SIGTERM, end)
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
+    if "fakeredis" in {thread.name for thread in threading.enumerate()}:
+        end()
+        os._exit(exit_code)  # results unsubscribe as Python deletes them, and would wait for ever for its thread
     sys.exit(exit_code)
 
 
@@ -263,8 +268,19 @@ def make_app() -> "AppWithWorker":
         options = parse_worker_args(celery.current_app, args)
         app = find_celery_app(options["app"])
     app.set_current()  # for `async def` handlers; see WorkerThread for the others
+    if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     return AppWithWorker(config.loaded_app, WorkerThread(app, args) if is_threads else WorkerProcess(app, args))
+
+
+def users_frames() -> Iterator[types.FrameType]:
+    """Yield the frames of the call stack that run the user's code, the innermost first."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame:
+        if is_users(frame.f_globals):
+            yield frame
+        frame = frame.f_back
 
 
 @contextlib.contextmanager
@@ -388,6 +404,8 @@ class InTask(threading.local):
         self.blocks: list[bool] = []  # of the `allow_join_result` and `denied_join_result` that this thread is in
 
     def __bool__(self) -> bool:
+        if sys._getframe(1).f_code.co_name == "assert_will_not_block":  # so begins `.get()`
+            warn_of_blocked_loop()
         return (
             self.blocks[-1] if self.blocks else bool(celery.current_task and not celery.current_task.request.is_eager)
         )
@@ -398,6 +416,22 @@ class InTask(threading.local):
 
 
 in_task = InTask()
+blocked_at: set[str] = set()  # the lines of which it was said
+
+
+def warn_of_blocked_loop() -> None:
+    """Say, once for each line of the user's, that it waits in the event loop, and what to do."""
+    with contextlib.suppress(RuntimeError):  # there is no loop in this thread
+        asyncio.get_running_loop()
+        for frame in itertools.islice(users_frames(), 1):
+            where = f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}"
+            if where not in blocked_at:
+                blocked_at.add(where)
+                told = (
+                    "%s waits for a task in the event loop, and no request is answered meanwhile. Make the handler a "
+                )
+                told += "plain def, or type: await run_in_threadpool(result.get)"
+                logging.getLogger("uvicorn.error").warning(told, where)
 
 
 def worker_defaults(app: Any) -> list[str]:
@@ -463,6 +497,11 @@ class WorkerThread(threading.Thread):
                 self.executor = concurrent.futures.ThreadPoolExecutor(self.limit, "celery-task")
                 signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
 
+            def on_apply(self, target: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
+                if find_debugger():
+                    target = functools.partial(call_from_sender, options.get("correlation_id"), target)
+                return super().on_apply(target, args, *rest, **options)
+
             def on_stop(self) -> None:
                 self.executor.shutdown(wait=False, cancel_futures=True)
                 while state.active_requests and time.monotonic() < thread.deadline:
@@ -477,7 +516,7 @@ class WorkerThread(threading.Thread):
             """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
 
             def ensure_connected(self, conn: Any) -> Any:
-                if conn.transport.driver_type == "redis":  # which an idle worker waits for, by default 1 s
+                if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
                     conn.transport_options.setdefault("polling_interval", 0.1)
                 connect, once = conn.ensure_connection, iter([True])
                 conn.ensure_connection = lambda tell, _, callback: connect(
@@ -511,6 +550,8 @@ class WorkerThread(threading.Thread):
         signals.before_task_publish.connect(note_sender)
         undo(signals.before_task_publish.disconnect, note_sender)
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
+        signals.task_failure.connect(stop_at_failure)
+        undo(signals.task_failure.disconnect, stop_at_failure)
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             undo(reconfigure, line_buffering=getattr(sys.stdout, "line_buffering", False))
             reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
@@ -591,16 +632,19 @@ def run_celery(command: list[str], ready: Any) -> None:
 
 # --- Its log ----------------------------------------------------------------------------------------------------------
 
-senders: dict[str, str] = {}  # the user's line that sent a task, by its id, until its end is told
+senders: dict[str, list[Any]] = {}  # what sent a task, by its id, until its end is told; see `note_sender`
 
 
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
-    """Note which line of the user's sends a task. It stays in this process, where the task runs, as it's a path."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame and not is_users(frame.f_globals):
-        frame = frame.f_back
-    if frame:
-        senders[headers["id"]] = f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}"
+    """Note the user's line that sends a task, and in the debugger the frames below it, each with its variables.
+
+    It stays in this process, where the task runs.
+    """
+    debugger = find_debugger()
+    frames = itertools.islice(users_frames(), None if debugger else 1)
+    senders[headers["id"]] = [
+        (frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals) if debugger else {}) for frame in frames
+    ]
     if len(senders) > 10_000:  # other workers took them
         senders.clear()
 
@@ -635,9 +679,10 @@ class WorkerLog(logging.Handler):
             return
         shown, message, data = logging.makeLogRecord(vars(record)), record.getMessage(), getattr(record, "data", None)
         if record.name == "celery.app.trace" and data:  # it tells the end of a task
-            sender, runtime = senders.pop(data["id"], None), f"{data.get('runtime', 0):.3f}"
-            message = str(record.msg) % {**data, "id": data["id"][:8], "runtime": runtime}
-            message = message.replace("]", f"] from {sender}", 1) if sender else message
+            data = {**data, "id": data["id"][:8], "runtime": f"{data.get('runtime', 0):.3f}"}
+            message = str(record.msg) % data
+            for code, line, *_ in senders.pop(record.data["id"], [])[:1]:  # type: ignore[attr-defined]
+                message = message.replace("]", f"] from {os.path.relpath(code.co_filename)}:{line}", 1)
             if record.exc_info and (exc := record.exc_info[1]):
                 shown.exc_info, shown.exc_text = (type(exc), exc, users_traceback(exc)), None
         shown.msg, shown.args = f"worker - {message}" if is_workers else message, None
@@ -724,6 +769,8 @@ class AppWithWorker:
             was_debugged = is_debugged
             await asyncio.sleep(0.1)
         exit_code = 1
+        if parent and parent.pid and settings["reload"]:  # which would wait for an edit
+            os.kill(parent.pid, signal.SIGTERM)
         error("The Celery worker ended, and without it no task would run. Stopping.")
         signal.raise_signal(signal.SIGTERM)
 
@@ -752,6 +799,39 @@ def leave_debugger_at_end(watch: "asyncio.Task[None]") -> None:
 
     for sig in uvicorns:
         signal.signal(sig, handle)
+
+
+def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a task's function with the frames of its sender below it in the call stack, as they were then.
+
+    Each is code of the sender's file, function and line that does nothing but the call. A breakpoint at that line isn't
+    hit again, as the thread is traced from the task on.
+    """
+    import debugpy
+
+    results: list[Any] = []
+
+    def call() -> None:
+        debugpy.trace_this_thread(True)
+        results.append(target(*args, **kwargs))
+
+    frames, senders[task_id] = senders.get(task_id, []), senders.get(task_id, [])[:1]
+    for code, line, scope, values in frames:
+        text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "exec").replace(co_name=code.co_name)
+        call = functools.partial(exec, text, {**scope, "__call__": call}, values)
+    debugpy.trace_this_thread(False)
+    call()
+    return results[0]
+
+
+def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
+    """Have the debugger stop where a task raised, which Celery catches. https://github.com/microsoft/debugpy/pull/1996"""
+    debugger = find_debugger()
+    stops_itself = debugger and debugger.break_on_user_uncaught_exceptions  # by the other box under Breakpoints
+    if debugger and not stops_itself and not isinstance(exception, tuple(sender.throws)):
+        import debugpy
+
+        getattr(debugpy, "trigger_exception_handler", print)(exception)
 
 
 if __name__ == "__main__":

@@ -241,8 +241,21 @@ class Stop:
 
     @property
     def frame(self) -> dict[str, Any]:
+        return self.frames[0]
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
         frames: list[dict[str, Any]] = self.session.ask("stackTrace", threadId=self.thread)["stackFrames"]
-        return frames[0]
+        return frames
+
+    @property
+    def call_stack(self) -> list[tuple[str, str, int]]:
+        """The function, file name and line of each frame, the innermost first."""
+        names = [str(frame["name"]).removesuffix(" (Current frame)") for frame in self.frames]  # see `function`
+        return [
+            (name, Path(frame["source"]["path"]).name, frame["line"])
+            for name, frame in zip(names, self.frames, strict=True)
+        ]
 
     @property
     def file(self) -> Path:
@@ -262,11 +275,18 @@ class Stop:
     def pid(self) -> int:
         return int(self.evaluate("__import__('os').getpid()"))
 
-    def evaluate(self, expression: str) -> str:
-        return str(self.session.ask("evaluate", expression=expression, frameId=self.frame["id"])["result"])
+    def evaluate(self, expression: str, frame: int = 0) -> str:
+        """Return the value of an expression in a frame, by default in the innermost."""
+        return str(self.session.ask("evaluate", expression=expression, frameId=self.frames[frame]["id"])["result"])
 
     def press_continue(self) -> None:
         self.session.ask("continue", threadId=self.thread)
 
     def step_into(self) -> None:
         self.session.ask("stepIn", threadId=self.thread)
+
+    def step_over(self) -> None:
+        self.session.ask("next", threadId=self.thread)
+
+    def step_out(self) -> None:
+        self.session.ask("stepOut", threadId=self.thread)

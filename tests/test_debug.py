@@ -1,5 +1,7 @@
 """F5 on an entry of .vscode/launch.json stops in the handler and in its task, and Stop leaves nothing behind."""
 
+import contextlib
+import queue
 import shutil
 import sys
 import time
@@ -46,6 +48,16 @@ def main(project):
 @pytest.fixture
 def tasks(project):
     return project / "app" / "tasks.py"
+
+
+@pytest.fixture
+def line_of():
+    """Return the number of the line of a file where `code` stands."""
+
+    def line_of(file, code):
+        return next(number for number, text in enumerate(file.read_text().splitlines(), 1) if code in text)
+
+    return line_of
 
 
 @pytest.fixture
@@ -99,7 +111,7 @@ def stop_ends_it_all(editor, port):
 
 @pytest.mark.parametrize("name", [PLAIN, RELOAD, LIBRARY])
 def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
-    editor, name, get, stops_in_both, stop_ends_it_all
+    editor, name, main, get, stops_in_both, stop_ends_it_all
 ):
     editor.press_f5(name)
     task, response = stops_in_both()
@@ -107,10 +119,12 @@ def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
     assert get("/docs").result().status_code == 200
     assert time.monotonic() - before < 1
     task.step_into()
+    stop = editor.wait_for_stop()
     if name == LIBRARY:
-        library = editor.wait_for_stop()
-        assert "celery" in library.file.parts
-        library.press_continue()
+        assert "celery" in stop.file.parts
+    else:  # it is over, and back in the code that sent it
+        assert (stop.file, stop.function) == (main, "read_root")
+    stop.press_continue()
     assert response.result().json() == {"2+2": 4}
     assert editor.stops.empty()
     stop_ends_it_all()
@@ -153,13 +167,98 @@ def test_under_reload_an_edit_stops_at_the_new_code(editor, tasks, stops_in_both
     assert response.result().json() == {"2+2": 104}
 
 
-def test_a_task_that_raises_stops_where_it_does(editor, tasks, get, stop_ends_it_all):
-    tasks.write_text(tasks.read_text().replace("return x + y", "raise ValueError(x)"))
-    editor.exceptions = ["userUnhandled"]
+SENDING = """
+
+def service(x):
+    local = "of the service"
+    return add.delay(x, 2).get(timeout=10)
+
+
+@app.get("/service")
+def by_service() -> int:
+    where = "handler"
+    return service(2)
+
+
+@app.get("/async")
+async def by_async_handler() -> str:
+    where = "async handler"
+    return add.delay(2, 2).id
+"""
+
+
+@pytest.mark.parametrize("name", [PLAIN, RELOAD])
+def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(
+    editor, name, main, tasks, get, line_of, stop_ends_it_all
+):
+    main.write_text(main.read_text() + SENDING)
+    editor.set_breakpoint(tasks, "return x + y")
+    editor.press_f5(name)
+    response = get("/service")
+    task = editor.wait_for_stop()
+    assert task.call_stack[:3] == [
+        ("add", "tasks.py", line_of(tasks, "return x + y")),
+        ("service", "main.py", line_of(main, "return add.delay(x, 2)")),
+        ("by_service", "main.py", line_of(main, "return service(2)")),
+    ]
+    assert task.evaluate("(x, local)", frame=1) == "(2, 'of the service')"
+    assert task.evaluate("where", frame=2) == "'handler'"
+    task.press_continue()
+    assert response.result().json() == 4
+    response = get("/async")
+    task = editor.wait_for_stop()
+    assert task.call_stack[1][:2] == ("by_async_handler", "main.py")
+    task.press_continue()
+    assert response.result().status_code == 200
+    stop_ends_it_all()
+
+
+def test_call_stack_goes_on_through_tasks_that_send_tasks(editor, main, tasks, get, line_of):
+    tasks.write_text(tasks.read_text() + "\n\n@app.task\ndef outer(n):\n    add.delay(n, n)\n")
+    main.write_text(main.read_text() + "\n\nimport tasks\n\n\n@app.get('/outer')\ndef nested():\n    tasks.outer.delay(7)\n")
+    editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(PLAIN)
-    get()
+    get("/outer")
+    task = editor.wait_for_stop()
+    assert [name for name, *_ in task.call_stack[:3]] == ["add", "outer", "nested"]
+    assert task.evaluate("n", frame=1) == "7"
+
+
+@pytest.mark.parametrize("step", ["step_over", "step_out"])
+def test_step_at_the_end_of_a_task_goes_to_its_sender_or_on(editor, main, tasks, get, step):
+    """A breakpoint at the sending line isn't hit again, and no step stops in run.py or in Celery."""
+    editor.set_breakpoint(main, "return {")
+    editor.set_breakpoint(tasks, "return x + y")
+    editor.press_f5(PLAIN)
+    response = get()
+    editor.wait_for_stop().press_continue()
+    task = editor.wait_for_stop()
+    assert task.function == "add"
+    getattr(task, step)()
+    while not response.done():
+        with contextlib.suppress(queue.Empty):
+            stop = editor.stops.get(timeout=0.2)
+            assert stop.file in (main, tasks)
+            assert stop.reason != "breakpoint"
+            stop.press_continue()
+    assert response.result().json() == {"2+2": 4}
+
+
+@pytest.mark.parametrize("ticked", [["uncaught"], ["userUnhandled"], ["uncaught", "userUnhandled"]], ids=" and ".join)
+def test_a_task_that_raises_stops_once_where_it_does(editor, tasks, main, get, ticked, stop_ends_it_all):
+    tasks.write_text(tasks.read_text().replace("return x + y", "raise ValueError(x)"))
+    editor.exceptions = ticked
+    editor.press_f5(PLAIN)
+    response = get()
     stop = editor.wait_for_stop()
-    assert (stop.reason, stop.file, stop.function, stop.locals) == ("exception", tasks, "add", {"x": "2", "y": "2"})
+    assert (stop.reason, stop.file, stop.function) == ("exception", tasks, "add")
+    assert (stop.locals["x"], stop.locals["y"]) == ("2", "2")
+    stop.press_continue()
+    while not response.done():
+        with contextlib.suppress(queue.Empty):
+            stop = editor.stops.get(timeout=0.2)
+            assert stop.file != tasks
+            stop.press_continue()
     stop_ends_it_all()
 
 
