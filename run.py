@@ -78,6 +78,8 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
         with celery.Celery(set_as_current=False) as stand_in:
             if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
                 raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
+    if params["lifespan"] == "off":
+        raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
     if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
         sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     settings.update(params, worker_args=worker_args)
@@ -283,6 +285,10 @@ def users_frames() -> Iterator[types.FrameType]:
         frame = frame.f_back
 
 
+def place(code: types.CodeType, line: int) -> str:
+    return f"{os.path.relpath(code.co_filename)}:{line}"
+
+
 @contextlib.contextmanager
 def showing_users_code(what: str) -> Iterator[None]:
     """Fail with the user's own traceback, without the frames that led to their code, if that raises in the block."""
@@ -406,9 +412,8 @@ class InTask(threading.local):
     def __bool__(self) -> bool:
         if sys._getframe(1).f_code.co_name == "assert_will_not_block":  # so begins `.get()`
             warn_of_blocked_loop()
-        return (
-            self.blocks[-1] if self.blocks else bool(celery.current_task and not celery.current_task.request.is_eager)
-        )
+        task = celery.current_task
+        return self.blocks[-1] if self.blocks else bool(task and not task.request.is_eager)
 
     def set(self, value: Any) -> None:
         """Stand in for what these two set Celery's flag with, and set it back with to the value that it had."""
@@ -423,14 +428,11 @@ def warn_of_blocked_loop() -> None:
     """Say, once for each line of the user's, that it waits in the event loop, and what to do."""
     with contextlib.suppress(RuntimeError):  # there is no loop in this thread
         asyncio.get_running_loop()
+        told = "%s waits for a task in the event loop, and no request is answered meanwhile. Make the handler a plain "
+        told += "def, or type: await run_in_threadpool(result.get)"
         for frame in itertools.islice(users_frames(), 1):
-            where = f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}"
-            if where not in blocked_at:
+            if (where := place(frame.f_code, frame.f_lineno)) not in blocked_at:
                 blocked_at.add(where)
-                told = (
-                    "%s waits for a task in the event loop, and no request is answered meanwhile. Make the handler a "
-                )
-                told += "plain def, or type: await run_in_threadpool(result.get)"
                 logging.getLogger("uvicorn.error").warning(told, where)
 
 
@@ -682,7 +684,7 @@ class WorkerLog(logging.Handler):
             data = {**data, "id": data["id"][:8], "runtime": f"{data.get('runtime', 0):.3f}"}
             message = str(record.msg) % data
             for code, line, *_ in senders.pop(record.data["id"], [])[:1]:  # type: ignore[attr-defined]
-                message = message.replace("]", f"] from {os.path.relpath(code.co_filename)}:{line}", 1)
+                message = message.replace("]", f"] from {place(code, line)}", 1)
             if record.exc_info and (exc := record.exc_info[1]):
                 shown.exc_info, shown.exc_text = (type(exc), exc, users_traceback(exc)), None
         shown.msg, shown.args = f"worker - {message}" if is_workers else message, None
@@ -721,13 +723,7 @@ class AppWithWorker:
             await send(message)
 
         try:
-            if settings["lifespan"] != "off":
-                await self.app(scope, receive, send_after_worker)
-            else:
-                await send({"type": "lifespan.startup.complete"})
-                while (await receive())["type"] != "lifespan.shutdown":
-                    pass
-                await send_after_worker({"type": "lifespan.shutdown.complete"})
+            await self.app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
             watch.cancel()
             self.worker.stop(0)
@@ -739,10 +735,9 @@ class AppWithWorker:
         self.worker.start()
         while not self.worker.ready.is_set():
             if not self.worker.is_alive() or (self.worker.error and time.monotonic() > deadline):
-                url, reason = self.worker.app.connection_for_write().as_uri(), self.worker.error or "its log says why"
+                url, why = self.worker.app.connection_for_write().as_uri(), self.worker.error or "its log says why"
                 hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
-                hint += " On a free port of this machine, run.py starts a Redis, if redis-server or fakeredis is there."
-                error(f"The Celery worker can't start with the broker {url}: {reason}. {hint}")
+                error(f"The Celery worker can't start with the broker {url}: {why}. {hint}")
                 return False
             await asyncio.sleep(0.005)
         return True
@@ -835,8 +830,6 @@ def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
 
 
 if __name__ == "__main__":
-    worker_args = click.Argument(
-        ["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- CELERY WORKER OPTIONS]"
-    )
-    params, context = [*uvicorn.main.params, worker_args], uvicorn.main.context_settings
+    rest = click.Argument(["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- CELERY WORKER OPTIONS]")
+    params, context = [*uvicorn.main.params, rest], uvicorn.main.context_settings
     click.Command("run.py", params=params, callback=main, help=main.__doc__, context_settings=context)()
