@@ -45,7 +45,11 @@ try:
     import uvicorn
     import uvicorn._subprocess
 except ModuleNotFoundError as exc:
-    sys.exit(f"run.py needs {exc.name}. Type: {sys.executable} -m pip install 'celery[redis]' 'uvicorn[standard]'")
+    what = "-r requirements.txt" if os.path.exists("requirements.txt") else "'celery[redis]' 'uvicorn[standard]'"
+    python, venv = sys.executable, os.path.join(".venv", "Scripts" if os.name == "nt" else "bin", "python")
+    if sys.prefix == sys.base_prefix:  # Debian's Python and others refuse to install into themselves
+        python, what = f"{python} -m venv .venv && {venv}", f"{what}, and choose {venv} as the interpreter"
+    sys.exit(f"run.py needs {exc.name}. Type: {python} -m pip install {what}")
 
 settings: dict[str, Any] = {"app": ""}  # what was typed; also in the process that serves
 exit_code = 0  # of that process, unless the worker died
