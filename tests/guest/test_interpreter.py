@@ -16,11 +16,18 @@ def guest(project):
 
 
 @pytest.mark.parametrize("args", RELOAD, ids=IDS)
-@pytest.mark.parametrize("env", [{}, {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "once"}], ids=["", "variables"])
-def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, args, env):
-    ours, stock = (
-        start(*command, "main:app", *args, REDIS_URL=redis_server, **env) for command in (["run.py"], ["-m", "uvicorn"])
-    )
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        ([], {"PYTHONDONTWRITEBYTECODE": None, "PYTHONWARNINGS": None}),
+        ([], {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "once", "PYTHONPATH": "lib"}),
+        (["-O", "-W", "once"], {"PYTHONDONTWRITEBYTECODE": None}),
+    ],
+    ids=["as it is", "variables of Python", "options of Python"],
+)
+def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, args, options, env):
+    commands = ["run.py"], ["-m", "uvicorn"]
+    ours, stock = (start(*options, *command, "main:app", *args, REDIS_URL=redis_server, **env) for command in commands)
     seen, right = ours.get("/process"), stock.get("/process")
     for process in (seen, right):
         process["environment"].pop("UVICORN_PORT")

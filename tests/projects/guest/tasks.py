@@ -13,7 +13,7 @@ from celery.utils.log import get_task_logger
 
 redis_url = os.environ["REDIS_URL"]
 app = Celery("guest", broker=redis_url, backend=redis_url)
-logger, task_logger = logging.getLogger(__name__), get_task_logger(__name__)
+logger, task_logger = logging.getLogger("service"), get_task_logger(__name__)
 
 
 @app.task
