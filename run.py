@@ -32,6 +32,7 @@ import socket
 import subprocess
 import threading
 import time
+import traceback
 import types
 import warnings
 from collections.abc import Iterator, Sequence
@@ -300,16 +301,17 @@ def showing_users_code(what: str) -> Iterator[None]:
         yield
     except Exception as exc:
         code = error(f"{what} failed. Mend what is told here:")
-        sys.excepthook(type(exc), exc, users_traceback(exc))
+        users = users_traceback(exc)
+        traceback.print_exception(type(exc), exc, users, chain=bool(users))
         sys.exit(code)
 
 
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
     """Return the traceback from the user's first frame on; None if there is none."""
-    traceback = exc.__traceback__
-    while traceback and not is_users(traceback.tb_frame.f_globals):
-        traceback = traceback.tb_next
-    return traceback
+    trace = exc.__traceback__
+    while trace and not is_users(trace.tb_frame.f_globals):
+        trace = trace.tb_next
+    return trace
 
 
 def is_users(module: dict[str, Any]) -> bool:
@@ -459,7 +461,7 @@ class WorkerThread(threading.Thread):
     def __init__(self, app: Any, args: Sequence[str] = ()) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app, self.args, self.ready, self.undo = app, args, threading.Event(), contextlib.ExitStack()
-        self.error, self.hostname, self.deadline = "no answer", "", float("inf")
+        self.error, self.hostname, self.deadline = "", "", float("inf")
 
     def __enter__(self) -> "WorkerThread":
         self.start()
@@ -473,10 +475,17 @@ class WorkerThread(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        url = self.app.connection_for_write().as_uri()
+        hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
+        self.error = f"the broker {url} can't be used: no answer. {hint}"
         try:
             with self.app.connection_for_write() as connection:
                 connection.ensure_connection(interval_start=0.1, interval_step=0, timeout=4)  # it may be starting too
-            self.error = ""
+        except Exception as exc:
+            self.error = f"the broker {url} can't be used: {exc}. {hint}"
+            return
+        self.error = ""
+        try:
             with self.undo:  # what is set for the process
                 self.create_worker().start()
         except BaseException as exc:
@@ -739,9 +748,7 @@ class AppWithWorker:
         self.worker.start()
         while not self.worker.ready.is_set():
             if not self.worker.is_alive() or (self.worker.error and time.monotonic() > deadline):
-                url, why = self.worker.app.connection_for_write().as_uri(), self.worker.error or "its log says why"
-                hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
-                error(f"The Celery worker can't start with the broker {url}: {why}. {hint}")
+                error(f"The Celery worker can't start: {self.worker.error or 'its log says why'}")
                 return False
             await asyncio.sleep(0.005)
         return True

@@ -78,11 +78,11 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
         (
             "two_apps",
             ["main:app"],
-            "2 Celery apps with tasks. Name the one to run: -- -A one:first or -- -A two:second",
+            "2 Celery apps with a broker each. Name the one to run: -- -A one:first or -- -A two:second",
         ),
-        ("flat", ["main:app", "--", "-A", "nowhere"], "-A nowhere names no Celery app: No module named 'nowhere'"),
-        ("flat", ["main:app", "--", "-A", "tasks:two"], "-A tasks:two names no Celery app: "),
-        ("flat", ["main:app", "--", "-A", "tasks:hello"], "-A tasks:hello names no Celery app: it is something else"),
+        ("flat", ["main:app", "--", "-A", "nowhere"], "Loading the Celery app failed"),
+        ("flat", ["main:app", "--", "-A", "tasks:two"], "Loading the Celery app failed"),
+        ("flat", ["main:app", "--", "-A", "tasks:hello"], "Loading the Celery app failed"),
     ],
     indirect=["project"],
     ids=["none", "none with tasks", "two", "-A no module", "-A no attribute", "-A no Celery app"],
@@ -92,6 +92,13 @@ def test_no_celery_app_or_several_are_told_in_one_line(start, project, args, tol
     assert server.wait() == STARTUP_FAILURE
     assert [line for line in server.log.splitlines() if line.startswith("ERROR: ") and told in line]
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("project", ["two_apps"], indirect=True)
+def test_several_celery_apps_on_one_broker_run_the_tasks_of_all_from_the_queues_of_all(start, project):
+    """Each is sent by its own app, to its own queue."""
+    server = start("run.py", "shared_main:app")
+    assert server.get() == {"one": "one", "two": "two"}
 
 
 @pytest.mark.parametrize("project", ["flat"], indirect=True)
