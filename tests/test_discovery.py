@@ -77,8 +77,8 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
         ("client", ["api:app"], "made no Celery app with tasks. Name the one to run: -- -A module:attribute"),
         (
             "two_apps",
-            ["main:app"],
-            "2 Celery apps with a broker each. Name the one to run: -- -A one:first or -- -A two:second",
+            ["apart_main:app"],
+            "2 Celery apps with a broker each. Name the one to run: -- -A apart_main:away or -- -A one:first",
         ),
         ("flat", ["main:app", "--", "-A", "nowhere"], "Loading the Celery app failed"),
         ("flat", ["main:app", "--", "-A", "tasks:two"], "Loading the Celery app failed"),
