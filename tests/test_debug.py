@@ -215,7 +215,9 @@ def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(
 
 def test_call_stack_goes_on_through_tasks_that_send_tasks(editor, main, tasks, get, line_of):
     tasks.write_text(tasks.read_text() + "\n\n@app.task\ndef outer(n):\n    add.delay(n, n)\n")
-    main.write_text(main.read_text() + "\n\nimport tasks\n\n\n@app.get('/outer')\ndef nested():\n    tasks.outer.delay(7)\n")
+    main.write_text(
+        main.read_text() + "\n\nimport tasks\n\n\n@app.get('/outer')\ndef nested():\n    tasks.outer.delay(7)\n"
+    )
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(PLAIN)
     get("/outer")

@@ -1,9 +1,6 @@
 """Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
 
 import contextlib
-import os
-import sys
-import sysconfig
 
 import httpx2 as httpx
 import pytest
@@ -51,30 +48,3 @@ def test_settings_of_an_env_file_reach_the_child_process(start, probe):
     (probe / "dev.env").write_text("PROBE_CONCURRENCY=3\n")
     server = start("run.py", "main:app", "--reload", "--env-file", "dev.env")
     server.wait_for_log("tasks:app has 3 threads")
-
-
-def test_project_file_that_has_a_librarys_name_is_not_taken_for_it(start, project):
-    """Nor is it imported ahead of time."""
-    for name in ("redis.py", "celery.py", "fastapi.py", "kombu.py"):
-        (project / name).write_text("raise SystemExit('imported ' + __name__)\n")
-    server = start("run.py", "main:app", "--reload")
-    assert server.get() == {"2+2": 4}
-    assert "imported" not in server.log
-
-
-def test_library_that_changed_is_imported_anew(start, project):
-    """By a fresh interpreter, as by uvicorn's reload."""
-    server = start("run.py", "main:app", "--reload")
-    assert server.get() == {"2+2": 4}
-    assert not fresh_interpreters(server) or sys.platform != "linux"
-    os.utime(sysconfig.get_path("purelib"))
-    (project / "app" / "main.py").touch()
-    server.wait_for_log("Application startup complete.", count=2)
-    assert server.get() == {"2+2": 4}
-    assert fresh_interpreters(server)
-
-
-def fresh_interpreters(server):
-    """Return the processes that had to import the libraries once more. Linux has forks instead."""
-    commands = [" ".join(process.cmdline()) for process in server.tree()]
-    return [command for command in commands if "spawn_main" in command or "forkserver" in command]

@@ -60,7 +60,9 @@ def test_kill_9_of_what_guards_redis(server):
     if not guards:
         pytest.skip("there is no redis-server on PATH to guard")
     guards[0].kill()
-    wait_for(lambda: not listens(server.redis_port))
+    server.press_ctrl_c()
+    server.wait()
+    assert_nothing_is_left(server)
 
 
 def test_requests_and_running_tasks_finish(start, probe):

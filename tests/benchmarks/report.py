@@ -38,12 +38,14 @@ class Row:
 
 
 ROWS = (
-    Row("start", "Start to first answer", "s", (Target(UVICORN.name, 1.25),)),
-    Row("edit", "Edit of a task to its new answer", "s", (Target(UVICORN.name, 1), Target(TWO_TERMINALS.name, 1 / 3))),
+    Row("start", "Start to first answer", "s", (Target(UVICORN.name, 1.1),)),
+    Row(
+        "edit", "Edit of a task to its new answer", "s", (Target(UVICORN.name, 0.9), Target(TWO_TERMINALS.name, 1 / 3))
+    ),
     Row("stop", "Ctrl-C to exit, idle", "s", (Target(UVICORN.name, 1, extra=0.1),)),
     Row("round_trip", "Task round trip through a handler, p50", "ms", (Target(TWO_TERMINALS.name, 1),), 1000),
-    Row("burst", "Tasks per second, 300 sent by one request", "/s", (Target(TWO_TERMINALS.name, 1, more=True),)),
-    Row("memory", "Memory of all processes (PSS)", "MiB", (Target(TWO_TERMINALS.name, 1 / 2),)),
+    Row("burst", "Tasks per second, 300 sent by one request", "/s", (Target(TWO_TERMINALS.name, 0.7, more=True),)),
+    Row("memory", "Memory of all processes (PSS)", "MiB", (Target(TWO_TERMINALS.name, 0.4),)),
     Row("idle", "Idle CPU of all processes, of one core", "%", (Target(TWO_TERMINALS.name, 1),)),
     Row("ping_p50", "GET /ping beside 4 CPU-bound tasks, p50", "ms", (Target(DEFAULT_SWITCHES.name, 1 / 5),), 1000),
     Row("ping_p99", "GET /ping beside 4 CPU-bound tasks, p99", "ms", (Target(DEFAULT_SWITCHES.name, 1 / 4),), 1000),

@@ -1,0 +1,59 @@
+"""`-- -P prefork` runs `celery worker` in a process beside the server, started, reloaded and stopped with it."""
+
+import re
+
+import pytest
+from conftest import listens, wait_for
+
+PREFORK = ["--", "-P", "prefork", "-c", "2"]
+
+
+@pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
+def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(start, probe, reload):
+    server = start("run.py", "main:app", *reload, *PREFORK)
+    assert server.get("/run/where")["pid"] != server.get("/process")["pid"]
+    server.wait_for_log("succeeded")
+    assert re.search(r"^INFO:     worker - Task tasks\.where\[\w{8}\] succeeded in \d\.\d{3}s: ", server.log, re.M)
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}")
+    assert not listens(server.port)
+
+
+def test_edit_of_a_task_is_live_after_the_reload(start, probe):
+    server = start("run.py", "main:app", "--reload", *PREFORK)
+    assert server.get() == {"2+2": 4}
+    tasks = probe / "tasks.py"
+    tasks.write_text(tasks.read_text().replace("return x + y", "return x + y + 100"))
+    server.wait_for_log("Application startup complete.", count=2)
+    assert server.get() == {"2+2": 104}
+
+
+def test_kill_9_of_the_outermost_process_leaves_nothing(start, probe):
+    server = start("run.py", "main:app", *PREFORK)
+    server.get()
+    server.tree()
+    server.process.kill()
+    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}")
+
+
+def test_time_limits_hold(start, probe):
+    server = start("run.py", "main:app", *PREFORK, "--time-limit", "1")
+    assert "TimeLimitExceeded" in server.get("/error/sleep", args="60")
+
+
+def test_revoke_ends_a_running_task(start, probe):
+    main = probe / "main.py"
+    main.write_text(
+        main.read_text()
+        + """
+
+@app.get("/terminate/{task_id}")
+def terminate(task_id: str) -> None:
+    tasks.app.control.revoke(task_id, terminate=True)
+"""
+    )
+    server = start("run.py", "main:app", *PREFORK)
+    [task_id] = server.get("/send/sleep", args="600")
+    server.get(f"/terminate/{task_id}")
+    wait_for(lambda: server.get(f"/state/{task_id}") == "REVOKED", lambda: server.log)
