@@ -25,6 +25,7 @@ import importlib.util
 import itertools
 import logging
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -216,6 +217,7 @@ def start_children() -> None:
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:  # it imports while this process goes on; a SIGTERM that is sent to all processes is not for it
         context.set_forkserver_preload(LIBRARIES.split())
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         multiprocessing.forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
