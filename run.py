@@ -81,7 +81,7 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
         dotenv.load_dotenv(params["env_file"])
     workers = 1 if params["reload"] else params["workers"] or int(os.environ.get("WEB_CONCURRENCY", 1))
     if worker_args:  # a mistake is told before anything starts
-        with celery.Celery(set_as_current=False) as stand_in:
+        with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
             if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
                 raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
     if params["lifespan"] == "off":
@@ -484,14 +484,23 @@ class WorkerThread(threading.Thread):
             with self.app.connection_for_write() as connection:
                 connection.ensure_connection(interval_start=0.1, interval_step=0, timeout=4)  # it may be starting too
         except Exception as exc:
-            self.error = f"the broker {url} can't be used: {exc}. {hint}"
-            return
+            if "loading" not in str(exc):  # a Redis that reads what it kept is there
+                self.error = f"the broker {url} can't be used: {exc}. {hint}"
+                return
         self.error = ""
         try:
             with self.undo:  # what is set for the process
-                self.create_worker().start()
+                while self.run_worker():
+                    pass
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
+
+    def run_worker(self) -> bool:
+        """Run the worker, and return whether it failed after it was ready, as by a message that is none, or by kombu,
+        which acknowledges messages of a connection that is lost: then it starts again."""
+        began, worker = time.monotonic(), self.create_worker()
+        worker.start()
+        return bool(worker.exitcode and self.ready.is_set() and time.monotonic() - began > 1)
 
     def create_worker(self) -> Any:
         """Return Celery's worker, with what it sets for the process.
@@ -540,6 +549,10 @@ class WorkerThread(threading.Thread):
                     lambda *args: next(once, False) and tell(*args), None, 1, 0, 1, callback
                 )
                 return super().ensure_connected(conn)
+
+            def on_connection_error_after_connected(self, exc: Exception) -> None:
+                with contextlib.suppress(AttributeError):  # of kombu, which closes it twice; the worker would end by it
+                    super().on_connection_error_after_connected(exc)
 
         class Worker(celery.apps.worker.Worker):  # type: ignore[misc, unused-ignore]
             def setup_logging(self, colorize: bool | None = None) -> bool:
@@ -779,7 +792,8 @@ class AppWithWorker:
         exit_code = 1
         if parent and parent.pid and settings["reload"]:  # which would wait for an edit
             os.kill(parent.pid, signal.SIGTERM)
-        error("The Celery worker ended, and without it no task would run. Stopping.")
+        why = f" ({self.worker.error})" if self.worker.error else ""
+        error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
         signal.raise_signal(signal.SIGTERM)
 
 
