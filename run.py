@@ -490,17 +490,21 @@ class WorkerThread(threading.Thread):
         self.error = ""
         try:
             with self.undo:  # what is set for the process
-                while self.run_worker():
-                    pass
+                failed_at_once = 0
+                while failed_at_once < 4:
+                    began = time.monotonic()
+                    if not self.run_worker() or self.deadline < float("inf"):
+                        break
+                    failed_at_once = failed_at_once + 1 if time.monotonic() - began < 1 else 0
+                    time.sleep(1)  # then it starts again
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
     def run_worker(self) -> bool:
-        """Run the worker, and return whether it failed after it was ready, as by a message that is none, or by kombu,
-        which acknowledges messages of a connection that is lost: then it starts again."""
-        began, worker = time.monotonic(), self.create_worker()
+        """Return whether the worker failed: by a message that is none, or in kombu, which may use a lost connection."""
+        worker = self.create_worker()
         worker.start()
-        return bool(worker.exitcode and self.ready.is_set() and time.monotonic() - began > 1)
+        return bool(worker.exitcode)
 
     def create_worker(self) -> Any:
         """Return Celery's worker, with what it sets for the process.
