@@ -785,13 +785,13 @@ class AppWithWorker:
     async def watch_worker(self) -> None:
         """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
         global exit_code
-        parent, was_debugged = multiprocessing.parent_process(), False
+        parent, was_debugged, left = multiprocessing.parent_process(), False, 0
         while self.worker.is_alive():
             debugger = find_debugger()
             is_debugged = bool(debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached())
-            if parent and parent.pid and was_debugged and not is_debugged:
+            was_debugged, left = was_debugged or is_debugged, 0 if is_debugged else left + 1
+            if parent and parent.pid and was_debugged and left == 10:  # Restart has it back after 0.6 to 0.7 s
                 os.kill(parent.pid, signal.SIGTERM)
-            was_debugged = is_debugged
             await asyncio.sleep(0.1)
         exit_code = 1
         if parent and parent.pid and settings["reload"]:  # which would wait for an edit
