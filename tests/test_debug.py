@@ -116,7 +116,9 @@ def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
     editor.press_f5(name)
     task, response = stops_in_both()
     before = time.monotonic()
-    assert get("/docs").result().status_code == 200
+    assert (
+        get("/jobs").result().status_code == 200
+    )  # by code of the app, which hung beside a paused task with debugpy 1.8.20
     assert time.monotonic() - before < 1
     task.step_into()
     stop = editor.wait_for_stop()

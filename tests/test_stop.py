@@ -5,6 +5,7 @@ import signal
 
 import psutil
 import pytest
+import uvicorn
 from conftest import MODES, listens, wait_for
 
 
@@ -26,15 +27,16 @@ def test_ctrl_c(server):
     server.press_ctrl_c()
     assert server.wait() == 0
     assert_nothing_is_left(server)
-    assert "Traceback" not in server.log
+    if "--workers" not in server.args or not uvicorn.__version__.startswith("0.23."):  # which tells a CancelledError
+        assert "Traceback" not in server.log
 
 
 def test_sigterm_has_uvicorns_exit_code(server, start, project):
-    uvicorn = start("-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:])
-    wait_for(lambda: listens(uvicorn.port))
-    for command in (uvicorn, server):
+    stock = start("-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:])
+    wait_for(lambda: listens(stock.port))
+    for command in (stock, server):
         command.process.terminate()
-    assert server.wait() == uvicorn.wait()
+    assert server.wait() == stock.wait()
     assert_nothing_is_left(server)
 
 
