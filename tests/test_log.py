@@ -59,6 +59,62 @@ def test_log_level_is_uvicorns_unless_the_workers_is_given(start, probe, args, r
     assert ("succeeded" in server.log) is succeeded
 
 
+@pytest.fixture
+def server_that_logs(start, probe):
+    """One whose task and handler log by the project's own logger; with SET_UP, by its own root handler."""
+    (probe / "tasks.py").write_text(
+        (probe / "tasks.py").read_text()
+        + """
+import logging
+
+if os.environ.get("SET_UP"):
+    logging.basicConfig(format="own form: %(message)s", level="INFO")
+logger = logging.getLogger("shop")
+
+@app.task
+def tell():
+    logger.info("info of a task")
+    logger.warning("warning of a task")
+"""
+    )
+    (probe / "main.py").write_text(
+        (probe / "main.py").read_text()
+        + """
+
+@app.get("/tell")
+def tell() -> None:
+    tasks.logger.info("info of a handler")
+    tasks.logger.warning("warning of a handler")
+"""
+    )
+
+    def server_that_logs(**env):
+        server = start("run.py", "main:app", **env)
+        server.get("/tell")
+        server.get("/run/tell")
+        server.wait_for_log("succeeded")
+        return server
+
+    return server_that_logs
+
+
+def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_on_in_handlers(server_that_logs):
+    lines = server_that_logs().log.splitlines()
+    assert [line for line in lines if " of a " in line] == [
+        "WARNING:  warning of a handler",
+        "INFO:     worker - info of a task",
+        "WARNING:  worker - warning of a task",
+    ]
+
+
+def test_project_that_set_up_the_root_logger_has_all_lines_in_its_own_form(server_that_logs):
+    log = server_that_logs(SET_UP="1").log
+    told = [f"own form: {what} of a {where}" for where in ("handler", "task") for what in ("info", "warning")]
+    assert [line for line in log.splitlines() if " of a " in line] == told
+    assert re.search(r"^own form: Task tasks\.tell\[[\w-]{36}\] succeeded", log, re.M)
+    assert "worker - " not in log
+
+
 def test_project_that_sets_up_celerys_log_keeps_it(start, probe):
     (probe / "tasks.py").write_text(
         (probe / "tasks.py").read_text()
