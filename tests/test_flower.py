@@ -81,14 +81,15 @@ def wait():
 def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(start, project, flower, redis_server):
     tasks = project / "app" / "tasks.py"
     tasks.write_text("import time\n" + tasks.read_text() + WAIT)
-    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "60", REDIS_URL=redis_server)
+    options = ["--timeout-graceful-shutdown", "60", "--", "-l", "debug"]
+    server = start("run.py", "main:app", *options, REDIS_URL=redis_server)
     server.get()
     page = flower(server)
     with Celery(broker=redis_server, set_as_current=False) as client:
         client.send_task("tasks.wait")
     wait_for_states(page, "STARTED")
     server.press_ctrl_c()
-    server.wait_for_log("Application shutdown complete.")
+    server.wait_for_log("Worker: Stopping Pool")  # which waits for the task
     (project / "go").touch()
     wait_for_states(page, "SUCCESS")
 

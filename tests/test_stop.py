@@ -57,11 +57,14 @@ def test_kill_9(server):
     assert_nothing_is_left(server)
 
 
-def test_kill_9_of_what_guards_redis(server):
+@pytest.mark.parametrize("which", [0, -1], ids=["what starts it again", "what waits for the end"])
+def test_kill_9_of_what_guards_redis(start, probe, which):
+    server = start("run.py", "main:app")
+    server.get()
     guards = [process for process in server.tree() if process.name() == "sh"]
     if not guards:
         pytest.skip("there is no redis-server on PATH to guard")
-    guards[0].kill()
+    guards[which].kill()
     server.press_ctrl_c()
     server.wait()
     assert_nothing_is_left(server)
@@ -115,11 +118,11 @@ def test_tasks_that_wait_go_back_to_the_queue(start, probe, redis_server):
 
 
 def test_second_ctrl_c_ends_it_at_once(start, probe):
-    server = start("run.py", "main:app")
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "60", "--", "-l", "debug")
     server.get("/send/sleep", args="600")
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     server.press_ctrl_c()
-    server.wait_for_log("Application shutdown complete.")
+    server.wait_for_log("Worker: Stopping Pool")  # which waits for the task
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=5)
     assert_nothing_is_left(server)
