@@ -17,7 +17,8 @@ from run import WorkerThread
 
 def state():
     levels = [logging.getLogger(name).level for name in ("", "celery", "celery.worker.strategy")]
-    return sys.getswitchinterval(), logging.getLogger().handlers[:], levels, sys.stdout.line_buffering, _state.default_app
+    handlers, buffering = logging.getLogger().handlers[:], sys.stdout.line_buffering
+    return sys.getswitchinterval(), handlers, levels, buffering, _state.default_app
 
 app = Celery("own", broker=sys.argv[1], backend=sys.argv[1], set_as_current=False)
 before = state()
