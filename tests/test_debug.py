@@ -190,9 +190,7 @@ async def by_async_handler() -> str:
 
 
 @pytest.mark.parametrize("name", [PLAIN, RELOAD])
-def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(
-    editor, name, main, tasks, get, line_of, stop_ends_it_all
-):
+def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(editor, name, main, tasks, get, line_of):
     main.write_text(main.read_text() + SENDING)
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(name)
@@ -212,7 +210,6 @@ def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(
     assert task.call_stack[1][:2] == ("by_async_handler", "main.py")
     task.press_continue()
     assert response.result().status_code == 200
-    stop_ends_it_all()
 
 
 def test_call_stack_goes_on_through_tasks_that_send_tasks(editor, main, tasks, get, line_of):
