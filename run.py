@@ -124,7 +124,9 @@ def error(message: str) -> int:
 
 # The shell kills all when its standard input ends, which it does however this process ends, and starts a killed Redis
 # again. A debugger would follow a Python.
-GUARD = 'exec 3<&0; { read -r _ <&3; kill -9 0; } & while :; do "$@"; sleep 1; done >/dev/null 2>&1'
+GUARD = (
+    'exec 3<&0; for _ in 1 2; do { read -r _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
+)
 guards: list[Any] = []  # the shells, each by the pipe to it
 
 

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from celery import Celery
 from celery.bin.worker import worker
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.main import STARTUP_FAILURE
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from conftest import ROOT
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.main import STARTUP_FAILURE
 
 
 @pytest.fixture

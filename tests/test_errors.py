@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import MODES, ROOT
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.main import STARTUP_FAILURE
 
 SYNTAX = "def broken(:\n"
 MISSING = "import nowhere_to_be_found\n"

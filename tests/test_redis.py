@@ -11,9 +11,14 @@ import httpx2 as httpx
 import pytest
 import redis
 from conftest import free_port, listens, wait_for
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.main import STARTUP_FAILURE
 
 NO_REDIS_ON_PATH = {"PATH": ""}
+
+
+@pytest.fixture
+def project(probe):
+    return probe
 
 
 @pytest.fixture
@@ -44,7 +49,8 @@ def test_redis_is_started_on_the_very_address_and_ends_with_run_py(start, projec
     assert {ip for ip in listeners if not ip.startswith(("127.", "::1", "::ffff:127."))} == set()
     server.process.kill()
     wait_for(lambda: not server.leftovers() and not listens(server.redis_port), timeout=5)
-    assert {path.name for path in project.iterdir()} <= {"app", "run.py", "bin", server.output.name}
+    sources = {"main.py", "tasks.py", "__pycache__", "run.py"}
+    assert {path.name for path in project.iterdir()} <= {*sources, "bin", server.output.name}
 
 
 @each_server
@@ -184,6 +190,6 @@ def test_broker_of_another_kind_is_tried_too(start, project):
 
 
 def set_broker(project, url):
-    tasks = project / "app" / "tasks.py"
+    tasks = project / "tasks.py"
     urls = f"broker={url!r}, backend={url!r}"
     tasks.write_text(tasks.read_text().replace("broker=redis_url, backend=redis_url", urls))

@@ -57,13 +57,14 @@ def test_kill_9(server):
     assert_nothing_is_left(server)
 
 
-def test_kill_9_of_what_starts_redis_again(start, probe):
+@pytest.mark.parametrize("which", [0, -1], ids=["what starts it again", "one that waits for the end"])
+def test_kill_9_of_what_guards_redis(start, probe, which):
     server = start("run.py", "main:app")
     server.get()
     guards = [process for process in server.tree() if process.name() == "sh"]
     if not guards:
         pytest.skip("there is no redis-server on PATH to guard")
-    guards[0].kill()
+    guards[which].kill()
     server.press_ctrl_c()
     server.wait()
     assert_nothing_is_left(server)

@@ -7,7 +7,7 @@ import time
 from celery import Celery, current_app
 from celery.result import allow_join_result
 
-redis_url = os.environ["REDIS_URL"]
+redis_url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 app = Celery("probe", broker=redis_url, backend=redis_url)
 if concurrency := os.environ.get("PROBE_CONCURRENCY"):
     app.conf.worker_concurrency = int(concurrency)
