@@ -10,22 +10,30 @@ from conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "purpose"),
+    ("owner", "names", "purpose"),
     [
         ("uvicorn._subprocess", "spawn", "run.py binds it to what starts child processes, by `serve`"),
         ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
-        ("celery._state", "default_app", "run.py sets it back"),
+        ("celery._state", "default_app set_default_app", "run.py sets it back after a worker"),
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
         ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
         ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
         ("celery.result", "_set_task_join_will_block", "run.py binds it to what knows the thread"),
         ("celery.concurrency.base.BasePool", "task_join_will_block", "tells Celery whether .get() is allowed"),
-        ("celery.concurrency.thread.TaskPool", "on_start", "where run.py sends worker_process_init"),
-        ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread, and its sender's frames"),
+        (
+            "celery.concurrency.thread.TaskPool",
+            "on_start on_apply",
+            "where a task gets its thread, and what goes with it",
+        ),
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
         ("concurrent.futures.thread", "_threads_queues", "the threads that Python waits for at its end"),
         ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
-        ("celery.worker.consumer.Consumer", "ensure_connected", "where Celery waits for its broker to come back"),
+        ("celery.apps.worker.Worker", "on_consumer_ready", "from where on the worker takes tasks"),
+        (
+            "celery.worker.consumer.Consumer",
+            "ensure_connected on_connection_error_after_connected",
+            "where Celery waits for its broker to come back",
+        ),
         ("celery.worker.state", "should_stop", "run.py stops the worker by it, as Celery's signal handlers do"),
         ("celery.worker.state", "active_requests", "the tasks that run"),
         ("celery.worker.request.Request", "on_failure", "run.py stores with it the result of a task that is cut off"),
@@ -34,10 +42,12 @@ from conftest import ROOT
         ("fakeredis.aioredis", "AsyncFakeSocket", "run.py serves fakeredis with it"),
     ],
 )
-def test_name_is_there(module, name, purpose):
-    path, _, cls = module.rpartition(".")
-    owner = getattr(importlib.import_module(path), cls) if cls[0].isupper() else importlib.import_module(module)
-    assert hasattr(owner, name), f"{module}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
+def test_names_are_there(owner, names, purpose):
+    module, _, cls = owner.rpartition(".")
+    found = getattr(importlib.import_module(module), cls) if cls[0].isupper() else importlib.import_module(owner)
+    for name in names.split():
+        told = f"{owner}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
+        assert hasattr(found, name), told
 
 
 def test_tasks_that_wait_for_their_app_are_there():

@@ -130,6 +130,7 @@ def test_broker_that_cannot_be_used_is_told_in_one_line(start, ports, url, probl
     assert re.search(problem.format(**ports), line)
     assert "set CELERY_BROKER_URL or REDIS_URL" in line
     assert "wrong" not in line
+    assert server.log.endswith(f"{line}\nERROR:    Application startup failed. Exiting.\n")
 
 
 @pytest.fixture
