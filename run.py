@@ -540,8 +540,9 @@ class WorkerThread(threading.Thread):
                     time.sleep(0.01)
                 for request in tuple(state.active_requests):
                     cut_off(request, worker_logger)
-                for process in multiprocessing.active_children():  # Python would wait for it
-                    process.kill()
+                for process in multiprocessing.active_children():
+                    if not process.daemon:  # Python would wait for it; the others it ends itself
+                        process.kill()
                 signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]

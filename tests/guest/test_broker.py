@@ -82,7 +82,8 @@ def test_revoked_task_stays_so_over_a_reload_with_statedb(start, guest):
 TLS = """
 import ssl
 
-app.conf.broker_use_ssl = app.conf.redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+app.conf.result_backend = redis_url.replace("redis:", "rediss:") + "?ssl_cert_reqs=none"
 """
 
 

@@ -33,17 +33,22 @@ def test_app_may_set_the_start_method(start, guest, args):
     assert server.get("/process")["start method"] == "spawn"
 
 
+RUN_ON = pytest.mark.parametrize("task", ["wait_for_process", "wait_for_pool", "keep_pools"])
+
+
+@RUN_ON
 @pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
-def test_process_that_runs_on_holds_up_neither_the_end_nor_the_port(start, guest, args):
-    server = start_task_with_process(start, guest, *args)
+def test_process_that_runs_on_holds_up_neither_the_end_nor_the_port(start, guest, args, task):
+    server = start_task_with_process(start, guest, task, *args)
     server.process.terminate()  # this process alone, where Ctrl-C would reach the task's too
     wait_for(server.ended, lambda: server.log, timeout=10)
     wait_for(lambda: not server.leftovers(), lambda: str(server.leftovers()), timeout=5)
     assert not listens(server.port)
 
 
-def test_process_that_runs_on_holds_up_no_reload(start, guest):
-    server = start_task_with_process(start, guest, "--reload")
+@RUN_ON
+def test_process_that_runs_on_holds_up_no_reload(start, guest, task):
+    server = start_task_with_process(start, guest, task, "--reload")
     (guest / "tasks.py").touch()
     server.wait_for_log("Application startup complete.", count=2)
     assert server.get("/task/add", args=["2", "2"]) == 4
@@ -52,9 +57,9 @@ def test_process_that_runs_on_holds_up_no_reload(start, guest):
     assert not listens(server.port)
 
 
-def start_task_with_process(start, guest, *args):
+def start_task_with_process(start, guest, task, *args):
     server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", *args)
-    server.get("/send/wait_for_process")
+    server.get(f"/send/{task}")
     wait_for((guest / "started").exists, lambda: server.log)
     server.tree()
     return server

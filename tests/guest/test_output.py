@@ -75,29 +75,26 @@ def right(pids):
     return sorted(f"{what} {pid}" for pid in pids for what in ("atexit", "record"))
 
 
-CHORD = """
+CANVAS = """
 from celery import chord
 
 @app.task
 def total(numbers):
     return sum(numbers)
 
-@app.task
-def add_up():
-    results.append(chord(add.s(n, n) for n in range(4))(total.s()))
-    return results[-1].get(timeout=10)
-
-results = []  # which live until Python's end
+@app.task(bind=True)
+def add_up(self):
+    raise self.replace(chord((add.s(n, n) for n in range(4)), total.s()))
 """
 
 
 @pytest.mark.parametrize("path", [{}, {"PATH": ""}], ids=["the Redis there is", "fakeredis"])
 @RELOAD
-def test_canvas_whose_results_are_kept_does_not_hold_up_the_end(start, guest, args, path):
+def test_task_that_a_chord_has_replaced_does_not_hold_up_the_end(start, guest, args, path):
     with (guest / "tasks.py").open("a") as file:
-        file.write(CHORD)
+        file.write(CANVAS)
     server = start("run.py", "main:app", *args, **path)
-    assert server.get("/handler/add_up") == 12
+    assert server.get("/task/add_up") == 12
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=12)
     assert server.process.wait() == 0

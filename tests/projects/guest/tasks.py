@@ -74,11 +74,34 @@ def start_processes(method=None):
     return {"squares": squares, "pool": in_pool, "process": of_process, "exit code": code}
 
 
+def start():
+    open("started", "w").close()
+
+
 @app.task
 def wait_for_process():
     """Leave the work to a process, and wait for it, as is done for what needs all of a core."""
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
-    with open("started", "w") as file:
-        file.write(str(child.pid))
+    start()
     child.join()
+
+
+@app.task
+def wait_for_pool():
+    """The same by a pool, of which one process waits for work."""
+    with multiprocessing.Pool(2) as pool:
+        pool.apply(start)
+        pool.apply(time.sleep, (60,))
+
+
+pools = []
+
+
+@app.task
+def keep_pools():
+    """Leave pools for the next task."""
+    pools.extend([multiprocessing.Pool(2), ProcessPoolExecutor(2)])
+    for pool in pools:
+        list(pool.map(square, range(4)))
+    start()
