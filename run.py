@@ -491,21 +491,21 @@ class WorkerThread(threading.Thread):
                 return
         self.error = ""
         try:
-            with self.undo:  # what is set for the process
-                failed_at_once = 0
-                while failed_at_once < 4:
-                    began = time.monotonic()
-                    if not self.run_worker() or self.deadline < float("inf"):
-                        break
-                    failed_at_once = failed_at_once + 1 if time.monotonic() - began < 1 else 0
-                    time.sleep(1)  # then it starts again
+            failed_at_once = 0
+            while failed_at_once < 4:
+                began = time.monotonic()
+                if not self.run_worker() or self.deadline < float("inf"):
+                    break
+                failed_at_once = failed_at_once + 1 if time.monotonic() - began < 1 else 0
+                time.sleep(1)  # then it starts again
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
     def run_worker(self) -> bool:
         """Return whether the worker failed: by a message that is none, or in kombu, which may use a lost connection."""
-        worker = self.create_worker()
-        worker.start()
+        with self.undo:  # what is set for the process
+            worker = self.create_worker()
+            worker.start()
         return bool(worker.exitcode)
 
     def create_worker(self) -> Any:
@@ -547,6 +547,11 @@ class WorkerThread(threading.Thread):
 
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
             """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                # kombu raises it for a message of a lost connection; Celery would end, without what its pool holds.
+                self.connection_errors += (AttributeError,)
 
             def ensure_connected(self, conn: Any) -> Any:
                 if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
