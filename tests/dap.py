@@ -134,7 +134,10 @@ class Editor:
         """Press Shift+F5 once: it goes to the session in focus, that of the last stop. A child's only disconnects."""
         sessions = [session for session in self.sessions if not session.ended.is_set()]
         session = next((session for session in sessions if session.in_focus), sessions[0])
-        session.send("terminate" if session.configuration["request"] == "launch" else "disconnect")
+        if session.configuration["request"] == "launch":
+            session.send("terminate")
+        else:
+            session.disconnect()
 
     def is_debugging(self) -> bool:
         return not all(session.ended.is_set() for session in self.sessions)
@@ -154,12 +157,13 @@ class Session:
         started: the response to come once the breakpoints are set.
         ended: set once the adapter has closed it.
         in_focus: whether it's the last that stopped.
+        in_shutdown: whether its end was asked for.
     """
 
     def __init__(self, editor: Editor, reader: BinaryIO, writer: BinaryIO, configuration: dict[str, Any]) -> None:
         self.editor, self.reader, self.writer, self.configuration = editor, reader, writer, configuration
         self.ended = threading.Event()
-        self.in_focus = False
+        self.in_focus = self.in_shutdown = False
         self.responses: list[Future[dict[str, Any]]] = []
         self.lock = threading.Lock()
         editor.sessions.append(self)
@@ -212,7 +216,13 @@ class Session:
         self.editor.stops.put(Stop(self, event["body"]["threadId"], event["body"]["reason"]))
 
     def on_terminated(self, _: dict[str, Any]) -> None:
-        self.send("disconnect")
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Ask to end the session, once, as VS Code does: at a second time the adapter may crash, and kill all."""
+        if not self.in_shutdown:
+            self.in_shutdown = True
+            self.send("disconnect")
 
     def on_runInTerminal(self, request: dict[str, Any]) -> None:
         self.respond(request, processId=self.editor.run_in_terminal(request["arguments"]).pid)
