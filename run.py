@@ -53,8 +53,8 @@ except ModuleNotFoundError as exc:
         python, what = f"{python} -m venv .venv && {venv}", f"{what}, and choose {venv} as the interpreter"
     sys.exit(f"run.py needs {exc.name}. Type: {python} -m pip install {what}")
 
-settings: dict[str, Any] = {"app": ""}  # what was typed; also in the process that serves
-exit_code = 0  # of that process, unless the worker died
+settings: dict[str, Any] = {"app": ""}  # what was typed, in the process that serves
+exit_code = 0  # unless the worker dies
 
 # --- The command line -------------------------------------------------------------------------------------------------
 
@@ -66,15 +66,10 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
     APP is looked for in the current directory, then in app/. The options of `celery worker` follow after `--`, where
     --help shows them.
     """
-    default = {name for name in params if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT}
-    module = params["app"].partition(":")[0].replace(".", "/")
-    files = Path(f"{module}.py"), Path(module, "__init__.py")
-    if "app_dir" in default and not any(map(Path.exists, files)) and any(Path("app", file).exists() for file in files):
+    module = params["app"].partition(":")[0].partition(".")[0]
+    here, in_app = (any(Path(folder, module + end).exists() for end in ("", ".py")) for folder in ("", "app"))
+    if not params["app_dir"] and in_app and not here:
         params["app_dir"] = "app"
-    if "reload_delay" in default and importlib.util.find_spec("watchfiles"):
-        params["reload_delay"] = 0.0  # or an edit in the first 250 ms is missed; watchfiles waits by itself
-    if "timeout_graceful_shutdown" in default:
-        params["timeout_graceful_shutdown"] = 5  # seconds; uvicorn's own is for ever, which an open stream may take
     if params["env_file"]:
         import dotenv
 
@@ -88,17 +83,15 @@ def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> No
         raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
     if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
         sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
-    settings.update(params, worker_args=worker_args)
     if params["reload"] or workers > 1:
-        start_children()
+        fork_children()
     environ = os.environ.get
     ensure_redis(environ("CELERY_BROKER_URL") or environ("REDIS_URL") or "redis://localhost:6379/0")
     ensure_redis(environ("CELERY_RESULT_BACKEND") or "")
-    signal.signal(signal.SIGTERM, end)
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
-    threading._shutdown()  # type: ignore[attr-defined] # as Python does before `end`
-    end()
+    threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end
+    run_exit_functions()
     os._exit(exit_code)  # results unsubscribe as Python deletes them, for ever if Redis hangs or is fakeredis' thread
 
 
@@ -208,39 +201,20 @@ celery celery.bin.worker celery.backends.redis kombu.transport.redis
 """
 
 
-def start_children() -> None:
-    """Have uvicorn start its child processes by `serve`, on Linux as forks of a process that has imported libraries.
+def fork_children() -> None:
+    """Have uvicorn's child processes be forks of one that has imported libraries, on Linux.
 
     Not under a debugger, which would not see forks. uvicorn has no public name for it:
     https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
     """
-    forks = sys.platform == "linux" and "pydevd" not in sys.modules
-    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:  # it imports while this process goes on; a SIGTERM that is sent to all processes is not for it
+    if sys.platform == "linux" and "pydevd" not in sys.modules:
+        uvicorn._subprocess.spawn = context = multiprocessing.get_context("forkserver")  # type: ignore[assignment]
         context.set_forkserver_preload(LIBRARIES.split())
-        multiprocessing.resource_tracker.ensure_running()  # which unblocks it
+        # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
+        multiprocessing.resource_tracker.ensure_running()  # which would unblock it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        multiprocessing.forkserver.ensure_running()
+        multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-    def start_child(target: Any, kwargs: Any) -> Any:
-        return context.Process(target=serve, args=(settings, target, kwargs))
-
-    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=start_child)  # type: ignore[assignment]
-
-
-def serve(settings_of_parent: dict[str, Any], target: Any, kwargs: Any) -> None:
-    """Call `target` in a child process, uvicorn's or of `WorkerProcess`."""
-    settings.update(settings_of_parent)
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
-    signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
-    try:
-        target(**kwargs)
-    finally:
-        end()
 
 
 def end_with_parent() -> None:
@@ -252,24 +226,21 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def end(sig: int | None = None, _: Any = None) -> None:
-    """Do what Python does at its end, but neither in a child process nor by a signal.
-
-    As a handler it meets the SIGTERM that uvicorn sends to itself once it has shut down.
-    """
+def run_exit_functions() -> None:
+    """Do what Python does at its end, but not by a signal and in a forked process."""
     atexit._run_exitfuncs()
     for stream in sys.stdout, sys.stderr:
         with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
             stream.flush()
-    if sig and exit_code:
-        os._exit(exit_code)
-    elif sig:
-        signal.signal(sig, signal.SIG_DFL)
-        signal.raise_signal(sig)
 
 
 def make_app() -> "AppWithWorker":
     """Return APP with its worker, in the process that serves it."""
+    settings.update(command.make_context("run.py", sys.argv[1:]).params)
+    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
+    if sys.platform == "linux":  # see `fork_children`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
     args, options = settings["worker_args"], {name: settings[name] for name in ("app", "factory", "interface")}
     with showing_users_code(f"Loading {settings['app']}"):
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
@@ -647,8 +618,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self.app, self.ready, self.error = app, context.Event(), ""
         command = ["celery", "-q", "-A", app_name(app), "worker", *worker_defaults(app), *args]
-        kwargs = {"command": command, "ready": self.ready}
-        self.process = context.Process(target=serve, args=(settings, run_celery, kwargs))
+        self.process = context.Process(target=run_celery, args=(settings, command, self.ready))
         self.start, self.is_alive, self.join = self.process.start, self.process.is_alive, self.process.join
 
     def stop(self, timeout: float) -> None:
@@ -656,11 +626,13 @@ class WorkerProcess:
             os.kill(self.process.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
-def run_celery(command: list[str], ready: Any) -> None:
+def run_celery(settings_of_server: dict[str, Any], command: list[str], ready: Any) -> None:
     """Run Celery's own command, with uvicorn's log, where Ctrl-C is not for it."""
     from celery import signals
     from celery.__main__ import main
 
+    settings.update(settings_of_server)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()
     log = {name: settings[name] for name in ("log_config", "log_level", "use_colors") if settings[name] is not None}
@@ -759,6 +731,7 @@ class AppWithWorker:
             if message["type"] != "lifespan.startup.complete":
                 watch.cancel()
                 await self.stop_worker()
+                run_exit_functions()
             await send(message)
 
         try:
@@ -783,7 +756,7 @@ class AppWithWorker:
         """Let running tasks finish for as long as uvicorn lets requests; on a second Ctrl-C, not."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda *_: self.worker.stop(0))  # uvicorn sets it back
-        timeout = settings.get("timeout_graceful_shutdown") or 0
+        timeout = settings["timeout_graceful_shutdown"]
         self.worker.stop(timeout)
         deadline = time.monotonic() + timeout + 1  # not for ever: its broker may hang
         while self.worker.is_alive() and time.monotonic() < deadline:
@@ -805,7 +778,7 @@ class AppWithWorker:
             os.kill(parent.pid, signal.SIGTERM)
         why = f" ({self.worker.error})" if self.worker.error else ""
         error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -867,7 +840,12 @@ def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
         getattr(debugpy, "trigger_exception_handler", print)(exception)
 
 
+defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # seconds; uvicorn's own is for ever, as a stream may be
+if importlib.util.find_spec("watchfiles"):  # which waits by itself
+    defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
+context_settings = {**uvicorn.main.context_settings, "default_map": defaults}
+worker_options = click.Argument(["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER OPTIONS]")
+command = click.Command("run.py", context_settings, main, [*uvicorn.main.params, worker_options], main.__doc__)
+
 if __name__ == "__main__":
-    rest = click.Argument(["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- CELERY WORKER OPTIONS]")
-    params, context = [*uvicorn.main.params, rest], uvicorn.main.context_settings
-    click.Command("run.py", params=params, callback=main, help=main.__doc__, context_settings=context)()
+    command()
