@@ -242,12 +242,18 @@ def make_app() -> "AppWithWorker":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
     args, options = settings["worker_args"], {name: settings[name] for name in ("app", "factory", "interface")}
-    with showing_users_code(f"Loading {settings['app']}"):
+    try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-    with showing_users_code("Loading the Celery app"):
         options = parse_worker_args(celery.current_app, args)
         app = find_celery_app(options["app"])
+    except Exception as exc:  # the user's own: without the frames that led to their code
+        code, users = (
+            error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:"),
+            users_traceback(exc),
+        )
+        traceback.print_exception(type(exc), exc, users, chain=bool(users))
+        sys.exit(code)
     app.set_current()  # for `async def` handlers; see WorkerThread for the others
     if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -266,18 +272,6 @@ def users_frames() -> Iterator[types.FrameType]:
 
 def place(code: types.CodeType, line: int) -> str:
     return f"{os.path.relpath(code.co_filename)}:{line}"
-
-
-@contextlib.contextmanager
-def showing_users_code(what: str) -> Iterator[None]:
-    """Fail with the user's own traceback, without the frames that led to their code, if that raises in the block."""
-    try:
-        yield
-    except Exception as exc:
-        code = error(f"{what} failed. Mend what is told here:")
-        users = users_traceback(exc)
-        traceback.print_exception(type(exc), exc, users, chain=bool(users))
-        sys.exit(code)
 
 
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
@@ -350,19 +344,16 @@ def is_original(task: Any) -> bool:
 def routed_queues(app: Any) -> list[str]:
     """Return the queues that a task of `app` may be sent to, as its only worker has to consume them all.
 
-    The default queue, those of `task_queues`, `task_routes` and `beat_schedule`, and where each task goes by itself;
-    not those that only a call names.
+    The default queue, those of `task_queues` and `beat_schedule`, and where each task is routed; not those that only a
+    call names.
     """
-    queues, tables = app.amqp.queues, app.conf.task_routes or ()
+    queues = app.amqp.queues
     routes: list[Any] = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
-    for table in [tables] if isinstance(tables, dict) else tables:
-        with contextlib.suppress(TypeError, ValueError):  # it's a function
-            routes += dict(table).values()
     for task in user_tasks(app):
         with contextlib.suppress(Exception):  # a function may need a call's arguments
             routes.append(app.amqp.router.route({"queue": getattr(task, "queue", None)}, task.name, task_type=task))
-    found = [route if isinstance(route, str) else dict(route).get("queue") for route in routes]
-    names = {app.conf.task_default_queue, *queues, *(getattr(queue, "name", queue) for queue in found if queue)}
+    found = filter(None, (route.get("queue") for route in routes))
+    names = {app.conf.task_default_queue, *queues, *(getattr(queue, "name", queue) for queue in found)}
     return sorted(name for name in names if name in queues or queues.create_missing)
 
 
@@ -461,22 +452,10 @@ class WorkerThread(threading.Thread):
                 return
         self.error = ""
         try:
-            failed_at_once = 0
-            while failed_at_once < 4:
-                began = time.monotonic()
-                if not self.run_worker() or self.deadline < float("inf"):
-                    break
-                failed_at_once = failed_at_once + 1 if time.monotonic() - began < 1 else 0
-                time.sleep(1)  # then it starts again
+            with self.undo:  # what is set for the process
+                self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
-
-    def run_worker(self) -> bool:
-        """Return whether the worker failed: by a message that is none, or in kombu, which may use a lost connection."""
-        with self.undo:  # what is set for the process
-            worker = self.create_worker()
-            worker.start()
-        return bool(worker.exitcode)
 
     def create_worker(self) -> Any:
         """Return Celery's worker, with what it sets for the process.
@@ -520,8 +499,8 @@ class WorkerThread(threading.Thread):
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
-                # kombu raises it for a message of a lost connection; Celery would end, without what its pool holds.
-                self.connection_errors += (AttributeError,)
+                # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
+                self.connection_errors = (Exception,)
 
             def ensure_connected(self, conn: Any) -> Any:
                 if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
@@ -546,10 +525,8 @@ class WorkerThread(threading.Thread):
             def on_consumer_ready(self, consumer: Any) -> None:
                 queues = ", ".join(self.app.amqp.queues.consume_from)
                 worker_logger.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
-                limited = [task.name for task in user_tasks(self.app) if task.time_limit or task.soft_time_limit]
-                if limited or self.time_limit or self.soft_time_limit:
-                    told = "Time limits can't be kept in threads%s. To have them: -- -P prefork"
-                    worker_logger.warning(told, f", of {', '.join(limited)}" if limited else "")
+                if any(limit.time_limit or limit.soft_time_limit for limit in [self, *user_tasks(self.app)]):
+                    worker_logger.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
                 super().on_consumer_ready(consumer)
                 thread.ready.set()
 
@@ -575,9 +552,8 @@ class WorkerThread(threading.Thread):
         options.update(app=self.app, pool=Pool, consumer_cls=Consumer, quiet=True)
         worker = Worker(**options)
         self.hostname = worker.hostname
-        # With Python's default of 5 ms, each running task may hold up the event loop that long. Beside 4 CPU-bound
-        # tasks on two cores, GET /ping took (p50) 28-38 ms by default and 6-8 ms at 0.2 ms, and these a fifth to a
-        # third longer; 64 tasks 3.4 times as long, and at 0.5 ms 1.7 times.
+        # By default, each running task may hold up the event loop for 5 ms. Beside 4 CPU-bound tasks on two cores, GET
+        # /ping took (p50) 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
         undo(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
@@ -598,16 +574,12 @@ class WorkerThread(threading.Thread):
 
 def cut_off(request: Any, logger: Any) -> None:
     """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
-    from billiard.einfo import ExceptionInfo
     from celery.exceptions import WorkerLostError
 
     fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
     logger.error("Task %s[%s] was still running and is cut off: %s", request.name, request.id, fate)
     if request.acknowledged:
-        try:
-            raise WorkerLostError("The worker stopped before the task ended.")
-        except WorkerLostError:
-            request.on_failure(ExceptionInfo(), return_ok=True)
+        request.task.backend.mark_as_failure(request.id, WorkerLostError("The worker stopped before the task ended."))
     concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait for them
 
 

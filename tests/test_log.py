@@ -32,6 +32,7 @@ def test_every_line_has_uvicorns_form_and_none_comes_twice(server, probe):
     (probe / "tasks.py").touch()
     server.wait_for_log("Application startup complete.", count=2)
     server.get("/run/add", args=["3", "4"])
+    server.wait_for_log("succeeded", count=2)
     lines = server.log.splitlines()
     assert [line for line in lines if not re.match(r"(INFO|WARNING): +\S", line)] == []
     assert not [line for line in lines if "change detected" in line]

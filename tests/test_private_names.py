@@ -35,7 +35,6 @@ from conftest import ROOT
             "where Celery waits for its broker to come back",
         ),
         ("celery.worker.state", "should_stop active_requests", "how Celery's signal handlers stop it, and what runs"),
-        ("celery.worker.request.Request", "on_failure", "run.py stores with it the result of a task that is cut off"),
         ("atexit", "_run_exitfuncs", "run.py ends with it as Python does, after a signal and in a child process"),
         ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
         ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),

@@ -7,7 +7,7 @@ app = Celery("queues", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS
 app.conf.task_default_queue = "main"
 app.conf.task_queues = [Queue("listed")]
 app.conf.task_routes = (
-    [("tasks.exact", {"queue": "exact"}), ("tasks.glob_*", "glob"), ("elsewhere.*", {"queue": Queue("elsewhere")})],
+    [("tasks.exact", {"queue": "exact"}), ("tasks.glob_*", "glob")],
     lambda name, *args, **kwargs: {"queue": "routed"} if name == "tasks.function" else None,
 )
 app.conf.beat_schedule = {"daily": {"task": "tasks.own", "schedule": 86400, "options": {"queue": "scheduled"}}}
