@@ -1,5 +1,6 @@
 """Reopen in Container gives the app a Redis that answers, and the editor what launch.json needs."""
 
+import shutil
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -7,8 +8,9 @@ from urllib.parse import urlsplit
 import json5
 import jsonschema
 import pytest
+import redis
 import yaml
-from conftest import ROOT
+from conftest import ROOT, free_port, listens, wait_for
 
 FOLDER = ROOT / ".devcontainer"
 
@@ -98,3 +100,21 @@ def test_the_extensions_are_those_that_the_project_recommends(devcontainer):
     recommended = json5.loads((ROOT / ".vscode" / "extensions.json").read_text())["recommendations"]
     assert devcontainer["customizations"]["vscode"]["extensions"] == recommended
     assert "ms-python.debugpy" in recommended
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server on PATH")
+def test_redis_that_is_killed_keeps_what_is_queued_and_not_what_was_taken(services, tmp_path):
+    port = free_port()
+    client = redis.Redis(port=port)
+    for queued in ([], [b"second"]):
+        server = subprocess.Popen(
+            [*services["redis"]["command"].split(), "--port", str(port)], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: listens(port))
+            assert client.lrange("celery", 0, -1) == queued
+            client.lpush("celery", "first", "second")
+            client.rpop("celery")
+        finally:
+            server.kill()
+            server.wait()
