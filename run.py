@@ -248,10 +248,8 @@ def make_app() -> "AppWithWorker":
         options = parse_worker_args(celery.current_app, args)
         app = find_celery_app(options["app"])
     except Exception as exc:  # the user's own: without the frames that led to their code
-        code, users = (
-            error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:"),
-            users_traceback(exc),
-        )
+        code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
+        users = users_traceback(exc)
         traceback.print_exception(type(exc), exc, users, chain=bool(users))
         sys.exit(code)
     app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -512,6 +510,8 @@ class WorkerThread(threading.Thread):
                 return super().ensure_connected(conn)
 
             def on_connection_error_after_connected(self, exc: Exception) -> None:
+                if not thread.ready.is_set() and not isinstance(exc, self.conninfo.connection_errors):
+                    raise exc
                 with contextlib.suppress(AttributeError):  # of kombu, which closes it twice; the worker would end by it
                     super().on_connection_error_after_connected(exc)
 
@@ -536,11 +536,10 @@ class WorkerThread(threading.Thread):
         undo(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result._set_task_join_will_block = in_task.set
-        signals.before_task_publish.connect(note_sender)
-        undo(signals.before_task_publish.disconnect, note_sender)
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
-        signals.task_failure.connect(stop_at_failure)
-        undo(signals.task_failure.disconnect, stop_at_failure)
+        for sent, handle in (signals.before_task_publish, note_sender), (signals.task_failure, stop_at_failure):
+            sent.connect(handle)
+            undo(sent.disconnect, handle)
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             undo(reconfigure, line_buffering=getattr(sys.stdout, "line_buffering", False))
             reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`

@@ -83,6 +83,27 @@ def test_busy_port_is_told_before_anything_starts(start, project, mode):
     assert second.log == told
 
 
+FAILING_STEP = """
+from celery import bootsteps
+
+class Step(bootsteps.StartStopStep):
+    requires = ["celery.worker.consumer.connection:Connection"]
+
+    def start(self, consumer):
+        raise ValueError("as asked")
+
+app.steps["consumer"].add(Step)
+"""
+
+
+def test_worker_that_fails_at_its_start_is_told(start, project):
+    (project / "tasks.py").write_text((project / "tasks.py").read_text() + FAILING_STEP)
+    server = start("run.py", "main:app")
+    assert server.wait() == STARTUP_FAILURE
+    assert "Unrecoverable error: ValueError('as asked')" in server.log
+    assert "ERROR:    The Celery worker can't start: its log says why" in server.log
+
+
 def test_time_limit_of_a_task_is_told_once(start, project):
     tasks = project / "tasks.py"
     tasks.write_text(

@@ -23,6 +23,7 @@ def test_task_that_ends_badly_has_a_result_that_says_so(start, faults, task, sta
         assert result["state"] == state
         assert value in result["value"]
         assert server.get() == {"2+2": 4}
+    server.wait_for_log(f"Task tasks.{task}", count=3)  # told once its result is stored
     assert server.log.count(f"Task tasks.{task}") == 3
     assert ("ERROR:    worker - Task" in server.log) is (state == "FAILURE")
 
@@ -87,9 +88,10 @@ def end_by_task(server):
 
 
 def test_queue_that_is_none_is_told_and_may_be_mended(start, faults, redis_server):
+    server = start("run.py", "main:app", REDIS_URL=redis_server)
+    server.get()
     client = redis.Redis.from_url(redis_server)
     client.set("celery", "is no list")
-    server = start("run.py", "main:app", REDIS_URL=redis_server)
     server.wait_for_log("ResponseError")
     client.delete("celery")
     assert server.get() == {"2+2": 4}
