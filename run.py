@@ -229,6 +229,7 @@ def end_with_parent() -> None:
 def run_exit_functions() -> None:
     """Do what Python does at its end, but not by a signal and in a forked process."""
     atexit._run_exitfuncs()
+    logging.shutdown()  # which is no exit function of a fork any more in Python 3.13
     for stream in sys.stdout, sys.stderr:
         with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
             stream.flush()
@@ -551,6 +552,9 @@ class WorkerThread(threading.Thread):
         options.update(app=self.app, pool=Pool, consumer_cls=Consumer, quiet=True)
         worker = Worker(**options)
         self.hostname = worker.hostname
+        if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
+            atexit.unregister(state_db.save)
+            undo(state_db.save)
         # By default, each running task may hold up the event loop for 5 ms. Beside 4 CPU-bound tasks on two cores, GET
         # /ping took (p50) 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
         undo(sys.setswitchinterval, sys.getswitchinterval())

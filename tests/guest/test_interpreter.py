@@ -1,7 +1,9 @@
 """The user's code finds the interpreter as under `python -m uvicorn`."""
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import put_in
@@ -50,7 +52,11 @@ def test_serving_process_has_no_file_of_the_reloaders(start, guest):
 
 
 def files(pid):
-    return {os.readlink(f"/proc/{pid}/fd/{file}") for file in os.listdir(f"/proc/{pid}/fd")}
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # one that was just closed
+            found.add(os.readlink(file))
+    return found
 
 
 @pytest.mark.parametrize("args", RELOAD, ids=IDS)
