@@ -1,10 +1,12 @@
 """The README's chapter Production, typed as it stands: the app without run.py, and processes that are killed."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from test_brokers import rabbitmq
 README = (ROOT / "README.md").read_text()
 API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[1].splitlines()
 PROCESSES = 4  # of each worker
+SCRIPTS = f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def type_line(project, start):
     def type_line(line, redis_url, **env):
         setting, program, *args = shlex.split(line)
         assert setting == "REDIS_URL=redis://localhost:6379/0"
-        return start(shutil.which(program, path=Path(sys.executable).parent), *args, REDIS_URL=redis_url, **env)
+        return start(shutil.which(program, path=SCRIPTS), *args, REDIS_URL=redis_url, **env)
 
     return type_line
 
