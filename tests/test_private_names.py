@@ -1,5 +1,6 @@
 """What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
 
+import atexit
 import importlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import ROOT
 @pytest.mark.parametrize(
     ("owner", "names", "purpose"),
     [
-        ("uvicorn._subprocess", "spawn", "run.py binds it to what starts child processes, by `serve`"),
+        ("uvicorn._subprocess", "spawn", "run.py binds it to what forks child processes"),
         ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
         ("celery._state", "default_app set_default_app", "run.py sets it back after a worker"),
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
@@ -35,7 +36,7 @@ from conftest import ROOT
             "where Celery waits for its broker to come back",
         ),
         ("celery.worker.state", "should_stop active_requests", "how Celery's signal handlers stop it, and what runs"),
-        ("atexit", "_run_exitfuncs", "run.py ends with it as Python does, after a signal and in a child process"),
+        ("atexit", "_run_exitfuncs", "run.py does with it what Python does at its end, where it doesn't"),
         ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
         ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),
         ("fakeredis.aioredis", "AsyncFakeSocket", "run.py serves fakeredis with it"),
@@ -54,6 +55,15 @@ def test_tasks_that_wait_for_their_app_are_there():
         app.task(test_tasks_that_wait_for_their_app_are_there, shared=False)
         told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
         assert len(getattr(app, "_pending", ())) == 1, told
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")  # of root, a container's usual user
+def test_what_saves_the_state_of_a_worker_is_there(tmp_path):
+    with Celery(broker="memory://", set_as_current=False) as app:
+        worker = app.Worker(statedb=str(tmp_path / "state"))
+        told = "celery's worker._persistence is gone: run.py saves it in the thread that opened it, as 3.13 asks"
+        assert hasattr(worker, "_persistence"), told
+        atexit.unregister(worker._persistence.save)
 
 
 def test_names_of_the_debugger_are_there():
