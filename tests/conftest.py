@@ -126,6 +126,7 @@ class Command:
         self.args = args
         self.port, self.redis_port = free_port(), free_port()
         ours = {"UVICORN_PORT": str(self.port), "REDIS_URL": f"redis://localhost:{self.redis_port}/0"}
+        ours["PYTHONDONTWRITEBYTECODE"] = "1"  # or Python's cache takes two edits within a second for one
         # Given as None, a variable is not set.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))}
         self.output = cwd / f"output-{self.port}.log"
