@@ -93,7 +93,7 @@ def test_silent_for_half_a_minute(server, server_of_redis, send, faults):
         assert status(server) == 500
     silence.resume()
     wait_for(lambda: status(server) == 200, timeout=15)
-    wait_until_done(sent, faults)
+    wait_until_done(sent, faults, losses=2)  # a result is tried ten times, for 3 s each
 
 
 def test_connections_dropped_twenty_times(server, server_of_redis, send, faults):

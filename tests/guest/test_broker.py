@@ -77,8 +77,9 @@ def test_revoked_task_stays_so_over_a_reload_with_statedb(start, guest):
     server.get("/handler/revoke_one")
     (guest / "tasks.py").touch()
     server.wait_for_log("Application startup complete.", count=2)
-    wait_for((guest / "ran").exists, lambda: server.log)
-    assert (guest / "ran").read_text() == "kept "
+    ran = guest / "ran"
+    wait_for(lambda: ran.exists() and ran.read_text(), lambda: server.log)
+    assert ran.read_text() == "kept "
 
 
 TLS = """
