@@ -208,12 +208,14 @@ def fork_children() -> None:
     https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
     """
     if sys.platform == "linux" and "pydevd" not in sys.modules:
-        uvicorn._subprocess.spawn = context = multiprocessing.get_context("forkserver")  # type: ignore[assignment]
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES.split())
         # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
         multiprocessing.resource_tracker.ensure_running()  # which would unblock it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
+        with contextlib.suppress(OSError):  # else it has no place for its socket: TMPDIR may be too long a path
+            multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
+            uvicorn._subprocess.spawn = context  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 

@@ -48,3 +48,10 @@ def test_settings_of_an_env_file_reach_the_child_process(start, probe):
     (probe / "dev.env").write_text("PROBE_CONCURRENCY=3\n")
     server = start("run.py", "main:app", "--reload", "--env-file", "dev.env")
     server.wait_for_log("tasks:app has 3 threads")
+
+
+def test_temporary_folder_may_have_a_long_path(start, probe):
+    folder = probe / ("long" * 25)
+    folder.mkdir()
+    server = start("run.py", "main:app", "--reload", TMPDIR=str(folder))
+    assert server.get() == {"2+2": 4}
