@@ -140,7 +140,7 @@ class Command:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # as a shell does: Ctrl-C reaches the command's whole process group
             )
-        self.seen: set[psutil.Process] = {self.process}
+        self.seen = {self.process: True}  # in the order of `tree`
 
     @property
     def log(self) -> str:
@@ -172,16 +172,23 @@ class Command:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def tree(self) -> list[psutil.Process]:
-        """Return the outermost process and all below it."""
+        """Return the outermost process and all below it, each after its parent."""
         tree = [self.process, *self.process.children(recursive=True)] if is_alive(self.process) else []
-        self.seen.update(tree)
+        self.seen.update(dict.fromkeys(tree, True))
         return tree
 
     def leftovers(self) -> list[psutil.Process]:
         """Return what still runs of the processes that `tree` ever returned."""
         return [process for process in self.seen if is_alive(process)]
 
+    def wait_until_nothing_is_left(self, why: Callable[[], str] | None = None) -> None:
+        """Return once no process runs and no port is taken, which a killed process's last thread holds for a moment."""
+        why = why or (lambda: f"{self.leftovers()}\n{self.log}")
+        wait_for(lambda: not self.leftovers(), why, timeout=5)
+        wait_for(lambda: not listens(self.port) and not listens(self.redis_port), why, timeout=5)
+
     def end(self) -> None:
+        """Kill what runs, parents first: what guards Redis would start a killed one again, unseen."""
         self.tree()
         for process in self.leftovers():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -17,16 +17,10 @@ def server(request, start, probe):
     return server
 
 
-def assert_nothing_is_left(server):
-    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}\n{server.log}", timeout=5)
-    for port in server.port, server.redis_port:  # which a process's last thread holds for a moment
-        wait_for(lambda port=port: not listens(port), lambda: server.log, timeout=5)
-
-
 def test_ctrl_c(server):
     server.press_ctrl_c()
     assert server.wait() == 0
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
     if "--workers" not in server.args or not uvicorn.__version__.startswith("0.23."):  # which tells a CancelledError
         assert "Traceback" not in server.log
 
@@ -37,7 +31,7 @@ def test_sigterm_has_uvicorns_exit_code(server, start, project):
     for command in (stock, server):
         command.process.terminate()
     assert server.wait() == stock.wait()
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
 
 
 def test_sigterm_to_each_process_lets_tasks_finish(server):
@@ -48,13 +42,13 @@ def test_sigterm_to_each_process_lets_tasks_finish(server):
     server.wait()
     assert "succeeded in 1." in server.log
     assert "lost" not in server.log
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
 
 
 def test_kill_9(server):
     server.process.kill()
     server.wait()
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
 
 
 @pytest.mark.parametrize("which", [0, -1], ids=["what starts it again", "one that waits for the end"])
@@ -67,7 +61,7 @@ def test_kill_9_of_what_guards_redis(start, probe, which):
     guards[which].kill()
     server.press_ctrl_c()
     server.wait()
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
 
 
 def test_requests_and_running_tasks_finish(start, probe):
@@ -125,7 +119,7 @@ def test_second_ctrl_c_ends_it_at_once(start, probe):
     server.wait_for_log("Worker: Stopping Pool")  # which waits for the task
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=5)
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()
 
 
 def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server):
@@ -144,4 +138,4 @@ def test_process_ends_non_zero_when_its_worker_dies(start, probe):
     server.get("/shutdown_worker")
     assert server.wait() == 1
     assert "ERROR:    The Celery worker ended" in server.log
-    assert_nothing_is_left(server)
+    server.wait_until_nothing_is_left()

@@ -6,7 +6,7 @@ import time
 
 import httpx2 as httpx
 import pytest
-from conftest import MODES, listens, wait_for
+from conftest import MODES, wait_for
 
 # What ends with the others, by a part of its command line; the resource tracker may go, and Python goes on without it.
 HARMLESS = "resource_tracker"
@@ -47,9 +47,7 @@ def test_kill_9_of_any_process_at_random_moments(start, faults, mode, redis):
         wait_for(lambda server=server: server.ended() or answers(server) or touched(faults), lambda: f"{seed} {killed}")
         if not server.ended():
             server.press_ctrl_c()
-        wait_for(lambda server=server: not server.leftovers(), lambda: f"{seed} {killed}", timeout=5)
-        for port in server.port, server.redis_port:  # which a process's last thread holds for a moment
-            wait_for(lambda port=port: not listens(port), lambda: f"{seed} {killed}", timeout=5)
+        server.wait_until_nothing_is_left(lambda: f"{seed} {killed}")
     assert start("run.py", "main:app", *MODES[mode], **env).get() == {"2+2": 4}
 
 
