@@ -1,29 +1,13 @@
-"""Fixtures: the app in the test's own process, and run.py as a user starts it."""
+"""The app in the test's own process, with its worker."""
 
-import contextlib
-import os
 import random
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import httpx2 as httpx
-import psutil
 import pytest
 from fastapi.testclient import TestClient
 
 from run import WorkerThread, ensure_redis
-
-ROOT = Path(__file__).parent.parent
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # uvicorn's, as arguments
-
-# --- For projects of your own: an HTTP client on the app, with its worker in the test's process ----------------------
 
 
 @pytest.fixture(scope="session")
@@ -53,171 +37,9 @@ def client(worker: None) -> Iterator[TestClient]:
         yield client
 
 
-# --- run.py and its peers as real processes --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A folder with a copy of run.py and of the app, where a command may be typed."""
-    shutil.copy(ROOT / "run.py", tmp_path)
-    shutil.copytree(ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-@pytest.fixture
-def probe(project: Path) -> Path:
-    """The same with an app that tells about the process it runs in (tests/projects/probe)."""
-    return put_in(project, "probe")
-
-
-@pytest.fixture
-def faults(project: Path) -> Path:
-    """The same with tasks that end badly and responses that never end (tests/projects/faults)."""
-    return put_in(project, "faults")
-
-
-def put_in(project: Path, name: str) -> Path:
-    """Replace the app by that of tests/projects/`name`."""
-    shutil.rmtree(project / "app")
-    shutil.copytree(ROOT / "tests" / "projects" / name, project, dirs_exist_ok=True)
-    return project
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[str]:
-    """The URL of a redis-server that outlives the commands of the test."""
-    if not shutil.which("redis-server"):
-        pytest.skip("there is no redis-server on PATH")
-    port = free_port()
-    server = subprocess.Popen(["redis-server", "--port", str(port), "--save", ""], stdout=subprocess.DEVNULL)
-    wait_for(lambda: listens(port))
-    yield f"redis://localhost:{port}/0"
-    server.kill()
-    server.wait()
-
-
-@pytest.fixture
-def start(project: Path) -> Iterator[Callable[..., "Command"]]:
-    """Start a command in the project's folder, with a free port to serve and no Redis running.
-
-    `start("run.py", "main:app", …)` is `python run.py main:app …`, and so for other arguments after `-m`.
-    """
-    commands: list[Command] = []
-
-    def start(*args: str, cwd: Path = project, **env: str | None) -> Command:
-        commands.append(Command(args, cwd, env))
-        return commands[-1]
-
-    yield start
-    for command in commands:
-        command.end()
-
-
-class Command:
-    """A Python command line that runs in a folder.
-
-    Attributes:
-        port: of the API, in UVICORN_PORT; free at first.
-        redis_port: of REDIS_URL; free at first.
-        process: the outermost one.
-    """
-
-    def __init__(self, args: tuple[str, ...], cwd: Path, env: dict[str, str | None]) -> None:
-        self.args = args
-        self.port, self.redis_port = free_port(), free_port()
-        ours = {"UVICORN_PORT": str(self.port), "REDIS_URL": f"redis://localhost:{self.redis_port}/0"}
-        ours["PYTHONDONTWRITEBYTECODE"] = "1"  # or Python's cache takes two edits within a second for one
-        # Given as None, a variable is not set.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))}
-        self.output = cwd / f"output-{self.port}.log"
-        with self.output.open("wb") as output:
-            self.process = psutil.Popen(
-                [sys.executable, *args],
-                cwd=cwd,
-                env={k: v for k, v in {**inherited, **ours, **env}.items() if v is not None},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # as a shell does: Ctrl-C reaches the command's whole process group
-            )
-        self.seen = {self.process: True}  # in the order of `tree`
-
-    @property
-    def log(self) -> str:
-        return self.output.read_text()
-
-    def wait_for_log(self, text: str, count: int = 1) -> None:
-        """Return once the output has `text` at least `count` times."""
-        wait_for(lambda: self.log.count(text) >= count or self.ended(), lambda: f"no {text!r} in:\n{self.log}")
-        assert self.log.count(text) >= count, self.log
-
-    def get(self, path: str = "/", **params: Any) -> Any:
-        """Return the JSON at `path`, waiting for the server to listen first."""
-        wait_for(lambda: listens(self.port) or self.ended(), lambda: self.log)
-        response = httpx.get(f"http://127.0.0.1:{self.port}{path}", params=params, timeout=30)
-        assert response.status_code == 200, self.log
-        return response.json()
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def wait(self) -> int:
-        """Return the exit code; negative for a signal, as subprocess has it."""
-        wait_for(self.ended, lambda: self.log)
-        return int(self.process.wait())
-
-    def press_ctrl_c(self) -> None:
-        """Interrupt the foreground process group, as a terminal does."""
-        self.tree()
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def tree(self) -> list[psutil.Process]:
-        """Return the outermost process and all below it, each after its parent."""
-        tree = [self.process, *self.process.children(recursive=True)] if is_alive(self.process) else []
-        self.seen.update(dict.fromkeys(tree, True))
-        return tree
-
-    def leftovers(self) -> list[psutil.Process]:
-        """Return what still runs of the processes that `tree` ever returned."""
-        return [process for process in self.seen if is_alive(process)]
-
-    def wait_until_nothing_is_left(self, why: Callable[[], str] | None = None) -> None:
-        """Return once no process runs and no port is taken, which a killed process's last thread holds for a moment."""
-        why = why or (lambda: f"{self.leftovers()}\n{self.log}")
-        wait_for(lambda: not self.leftovers(), why, timeout=5)
-        wait_for(lambda: not listens(self.port) and not listens(self.redis_port), why, timeout=5)
-
-    def end(self) -> None:
-        """Kill what runs, parents first: what guards Redis would start a killed one again, unseen."""
-        self.tree()
-        for process in self.leftovers():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_for(condition: Callable[[], object], why: Callable[[], str] = str, timeout: float = 30) -> None:
-    """Return once `condition` holds, or fail after `timeout` seconds with what `why` returns."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.02)
-
-
 def free_port() -> int:
     """Return a port below those that the system gives to outgoing connections, so that none takes it meanwhile."""
-    while listens(port := random.randrange(10_000, 32_000)):
-        pass
-    return port
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+    while True:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port := random.randrange(10_000, 32_000))):
+                return port

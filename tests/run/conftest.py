@@ -1,0 +1,59 @@
+"""Projects in folders of their own, and commands typed there."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command import ROOT, Command, free_port, listens, put_in, wait_for
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a copy of run.py and of the app, where a command may be typed."""
+    shutil.copy(ROOT / "run.py", tmp_path)
+    shutil.copytree(ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.fixture
+def probe(project: Path) -> Path:
+    """The same with an app that tells about the process it runs in (tests/run/projects/probe)."""
+    return put_in(project, "probe")
+
+
+@pytest.fixture
+def faults(project: Path) -> Path:
+    """The same with tasks that end badly and responses that never end (tests/run/projects/faults)."""
+    return put_in(project, "faults")
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a redis-server that outlives the commands of the test."""
+    if not shutil.which("redis-server"):
+        pytest.skip("there is no redis-server on PATH")
+    port = free_port()
+    server = subprocess.Popen(["redis-server", "--port", str(port), "--save", ""], stdout=subprocess.DEVNULL)
+    wait_for(lambda: listens(port))
+    yield f"redis://localhost:{port}/0"
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def start(project: Path) -> Iterator[Callable[..., Command]]:
+    """Start a command in the project's folder, with a free port to serve and no Redis running.
+
+    `start("run.py", "main:app", …)` is `python run.py main:app …`, and so for other arguments after `-m`.
+    """
+    commands: list[Command] = []
+
+    def start(*args: str, cwd: Path = project, **env: str | None) -> Command:
+        commands.append(Command(args, cwd, env))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        command.end()

@@ -1,0 +1,150 @@
+"""While Redis fails, requests get an error in seconds; when it is back, so is the worker, and no task is lost."""
+
+import shutil
+import subprocess
+import time
+
+import httpx2 as httpx
+import psutil
+import pytest
+import redis
+from celery import Celery
+from command import free_port, listens, wait_for
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+
+class Redis:
+    """A redis-server that keeps what it holds, and can be killed, paused and started again."""
+
+    def __init__(self, folder):
+        self.port, self.folder = free_port(), folder
+        self.url = f"redis://localhost:{self.port}/0"
+        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
+        self.start()
+
+    def start(self, *options):
+        keep = ["--dir", self.folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        command = ["redis-server", "--port", str(self.port), *keep, *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(lambda: listens(self.port))
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def server_of_redis(tmp_path_factory):
+    if not shutil.which("redis-server"):
+        pytest.skip("there is no redis-server on PATH")
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(start, faults, server_of_redis):
+    server = start("run.py", "main:app", "--", "-c", "2", REDIS_URL=server_of_redis.url)
+    assert server.get() == {"2+2": 4}
+    return server
+
+
+@pytest.fixture
+def send(server_of_redis):
+    """Send tasks that note each of their runs."""
+    with Celery(broker=server_of_redis.url, backend=server_of_redis.url, set_as_current=False) as app:
+        yield lambda count: [app.send_task("tasks.count", (0.05,)) for _ in range(count)]
+
+
+def status(server):
+    return httpx.get(f"http://127.0.0.1:{server.port}/", timeout=60).status_code
+
+
+def wait_until_done(tasks, folder, losses=0):
+    """Wait until all tasks have run and have their results, but for as many as `losses`."""
+
+    def missing():
+        runs = set((folder / "runs").read_text().splitlines())
+        return [task for task in tasks if task.id not in runs or not task.ready()]
+
+    wait_for(lambda: len(missing()) <= losses, lambda: f"{len(missing())} of {len(tasks)}", timeout=60)
+
+
+def test_killed_and_started_again_ten_times(server, server_of_redis, send, faults):
+    sent = []
+    for _ in range(10):
+        sent += send(10)
+        server_of_redis.kill()
+        assert status(server) == 500
+        server_of_redis.start()
+        wait_for(lambda: status(server) == 200, timeout=15)
+    # A task is acknowledged as it begins, and its message is Redis' own as it is on its way: such a one may be lost.
+    wait_until_done(sent, faults, losses=10)
+    assert 1 <= server.log.count("Cannot connect to redis://") <= 10
+
+
+def test_silent_for_half_a_minute(server, server_of_redis, send, faults):
+    sent = send(50)
+    silence = psutil.Process(server_of_redis.process.pid)
+    silence.suspend()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        assert status(server) == 500
+    silence.resume()
+    wait_for(lambda: status(server) == 200, timeout=15)
+    wait_until_done(sent, faults, losses=2)  # a result is tried ten times, for 3 s each
+
+
+def test_connections_dropped_twenty_times(server, server_of_redis, send, faults):
+    sent = []
+    for _ in range(20):
+        sent += send(10)
+        server_of_redis.client.client_kill_filter(_type="normal", skipme=True)
+        server_of_redis.client.client_kill_filter(_type="pubsub", skipme=True)
+        wait_for(lambda: status(server) == 200, timeout=15)
+    wait_until_done(sent, faults, losses=20)  # one for each, as above
+
+
+def out_of_memory(server):
+    server.client.config_set("maxmemory", 1)
+    return lambda: server.client.config_set("maxmemory", 0)
+
+
+def wrong_password(server):
+    server.client.config_set("requirepass", "changed")
+    server.client.auth("changed")
+    server.client.client_kill_filter(_type="normal", skipme=True)
+    return lambda: server.client.config_set("requirepass", "")
+
+
+def full_disk(server):
+    """Let it fail to save, as on a full disk: then it refuses to write."""
+    server.client.config_set("save", "3600 1")
+    (server.folder / "dump.rdb").mkdir()
+    server.client.bgsave()
+    wait_for(lambda: server.client.info("persistence")["rdb_last_bgsave_status"] == "err")
+    return lambda: server.client.config_set("stop-writes-on-bgsave-error", "no")
+
+
+def loading(server):
+    server.client.eval("for i = 1, 40000 do redis.call('set', 'key-' .. i, i) end", 0)
+    server.kill()
+    server.start("--key-load-delay", "100")  # in microseconds
+    with pytest.raises(redis.BusyLoadingError):
+        server.client.ping()
+    return lambda: None
+
+
+@pytest.mark.parametrize("fault", [out_of_memory, wrong_password, full_disk, loading])
+def test_fault_is_an_error_in_seconds_and_passes(server, server_of_redis, fault):
+    mend = fault(server_of_redis)
+    assert status(server) == 500
+    mend()
+    wait_for(lambda: status(server) == 200, lambda: server.log, timeout=30)
+
+
+def test_started_while_redis_loads(start, faults, server_of_redis):
+    loading(server_of_redis)
+    server = start("run.py", "main:app", REDIS_URL=server_of_redis.url)
+    assert server.get() == {"2+2": 4}

@@ -1,0 +1,112 @@
+"""The worker's bond with its broker: what was revoked stays so, TLS is the app's, and a broker may go and come back."""
+
+import shutil
+import subprocess
+import time
+
+import pytest
+from command import free_port, listens, put_in, wait_for
+
+
+@pytest.fixture
+def guest(project):
+    return put_in(project, "guest")
+
+
+class Redis:
+    """A redis-server that may be killed and started again at its port."""
+
+    def __init__(self, folder, *options, port_option="--port"):
+        self.port, self.folder = free_port(), folder
+        self.command = ["redis-server", "--save", "", *options, port_option, str(self.port)]
+        self.url = f"redis://localhost:{self.port}/0"
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=subprocess.DEVNULL)
+        wait_for(lambda: listens(self.port))
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def redis(tmp_path_factory):
+    if not shutil.which("redis-server"):
+        pytest.skip("there is no redis-server on PATH")
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    yield redis
+    redis.kill()
+
+
+def test_worker_is_back_five_seconds_after_its_broker(start, guest, redis):
+    server = start("run.py", "main:app", REDIS_URL=redis.url)
+    assert server.get("/task/add", args=["2", "2"]) == 4
+    redis.kill()
+    gone = time.monotonic()
+    server.wait_for_log("Cannot connect to")
+    wait_for(lambda: time.monotonic() > gone + 13)  # by itself, Celery tries at 12 s and then at 20 s
+    again = server.log.count("Connected to")
+    redis.start()
+    wait_for(lambda: server.log.count("Connected to") > again, lambda: server.log, timeout=6.5)
+    # Not by .get(): a result that is stored while Celery's backend subscribes anew is lost to who waits for it.
+    server.get("/send/add", args=["3", "3"])
+    server.wait_for_log("succeeded", count=2)
+    assert server.log.count("Cannot connect to") == 1, server.log
+
+
+REVOKE = """
+@app.task
+def note(text):
+    with open("ran", "a") as file:
+        file.write(text)
+
+@app.task
+def revoke_one():
+    revoked = note.apply_async(["revoked "], countdown=4)
+    app.control.revoke(revoked.id, reply=True, timeout=5, limit=1)
+    note.apply_async(["kept "], countdown=5)
+"""
+
+
+def test_revoked_task_stays_so_over_a_reload_with_statedb(start, guest):
+    with (guest / "tasks.py").open("a") as file:
+        file.write(REVOKE)
+    server = start("run.py", "main:app", "--reload", "--", "--statedb", "worker.state")
+    server.get("/handler/revoke_one")
+    (guest / "tasks.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    ran = guest / "ran"
+    wait_for(lambda: ran.exists() and ran.read_text(), lambda: server.log)
+    assert ran.read_text() == "kept "
+
+
+TLS = """
+import ssl
+
+app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+app.conf.result_backend = redis_url.replace("redis:", "rediss:") + "?ssl_cert_reqs=none"
+"""
+
+
+@pytest.fixture
+def redis_with_tls(tmp_path_factory):
+    if not shutil.which("redis-server") or not shutil.which("openssl"):
+        pytest.skip("there is no redis-server or no openssl on PATH")
+    folder = tmp_path_factory.mktemp("tls")
+    certify = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*certify, "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True)
+    files = ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"]
+    redis = Redis(folder, "--port", "0", *files, "--tls-auth-clients", "no", port_option="--tls-port")
+    yield redis
+    redis.kill()
+
+
+@pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
+def test_redis_with_tls_by_the_apps_settings(start, guest, redis_with_tls, args):
+    with (guest / "tasks.py").open("a") as file:
+        file.write(TLS)
+    server = start("run.py", "main:app", *args, REDIS_URL=redis_with_tls.url)
+    assert server.get("/task/add", args=["2", "2"]) == 4
+    assert "ERROR" not in server.log

@@ -1,0 +1,93 @@
+"""Any broker that Celery has: run.py steps in for Redis on this machine alone."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from command import free_port, listens, wait_for
+
+
+@pytest.fixture
+def broker(request, tmp_path):
+    """The URLs of a broker and of a result backend, both running, by the broker's kind."""
+    kind = request.param
+    if kind in ("memory", "filesystem"):
+        yield {"memory": ("memory://", "cache+memory://"), "filesystem": ("filesystem://", f"file://{tmp_path}")}[kind]
+        return
+    program = "rabbitmq-server" if kind == "amqp" else "redis-server"
+    if not shutil.which(program):
+        pytest.skip(f"there is no {program} on PATH")
+    with {"amqp": rabbitmq, "rediss": redis_with_tls, "redis+socket": redis_at_a_socket}[kind](tmp_path) as server:
+        try:
+            yield server.urls
+        finally:
+            server.terminate()
+
+
+def redis_with_tls(folder):
+    port, key, cert = free_port(), folder / "key.pem", folder / "cert.pem"
+    certify = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*certify, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    tls = ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no"]
+    url = f"rediss://localhost:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={cert}"
+    return Server(["redis-server", "--save", "", "--port", "0", "--tls-port", str(port), *tls], port, url)
+
+
+def redis_at_a_socket(folder):
+    path = folder / "redis.sock"
+    return Server(["redis-server", "--save", "", "--port", "0", "--unixsocket", path], path, f"redis+socket://{path}")
+
+
+def rabbitmq(folder):
+    """A node of its own, with a name service of its own, which would else stay behind."""
+    port, names_port = free_port(), free_port()
+    node = {
+        "NODENAME": f"test{port}@localhost",
+        "NODE_IP_ADDRESS": "127.0.0.1",
+        "NODE_PORT": port,
+        "DIST_PORT": free_port(),
+        "MNESIA_BASE": folder,
+        "LOG_BASE": folder,
+        "PID_FILE": folder / "pid",
+        "ENABLED_PLUGINS_FILE": folder / "plugins",
+        "LOGS": "-",
+    }
+    env = {f"RABBITMQ_{name}": str(value) for name, value in node.items()}
+    env |= {"ERL_EPMD_PORT": str(names_port), "ERL_EPMD_ADDRESS": "127.0.0.1", "HOME": str(folder)}
+    # Debian's command of that name changes to another user; the server itself doesn't.
+    program = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin") or "rabbitmq-server"
+    names = Server(["epmd", "-port", str(names_port), "-address", "127.0.0.1"], names_port, "")
+    return Server([program], port, f"amqp://localhost:{port}//", "rpc://", env=env, needs=names)
+
+
+class Server(subprocess.Popen):
+    """A broker that runs until `terminate`; `urls` are the broker's and the result backend's."""
+
+    def __init__(self, command, address, url, backend_url=None, env=None, needs=None):
+        self.urls, self.needs = (url, backend_url or url), needs
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        super().__init__(command, env={**os.environ, **(env or {})}, **quiet)
+        wait_for(lambda: listens(address) if isinstance(address, int) else address.exists(), timeout=90)
+
+    def terminate(self):
+        super().terminate()
+        self.wait(timeout=60)
+        if self.needs:
+            self.needs.terminate()
+
+
+@pytest.mark.parametrize("broker", ["memory", "filesystem", "redis+socket", "rediss", "amqp"], indirect=True)
+def test_tasks_run_through_it_and_the_worker_stops_also_under_reload(start, probe, broker):
+    tasks = probe / "tasks.py"
+    folders = {"data_folder_in": str(probe), "data_folder_out": str(probe), "control_folder": str(probe)}
+    if broker[0] == "filesystem://":
+        tasks.write_text(tasks.read_text() + f"\napp.conf.broker_transport_options = {folders}\n")
+    for reload in ([], ["--reload"]):
+        # CELERY_BROKER_URL and CELERY_RESULT_BACKEND come before what the code says.
+        server = start("run.py", "main:app", *reload, CELERY_BROKER_URL=broker[0], CELERY_RESULT_BACKEND=broker[1])
+        assert server.get() == {"2+2": 4}
+        server.press_ctrl_c()
+        assert server.wait() == 0
+        assert "as nothing listened there" not in server.log
+        assert "Traceback" not in server.log

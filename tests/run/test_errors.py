@@ -1,0 +1,135 @@
+"""What goes wrong is told in one line that names the next step, with a non-zero exit and no traceback of run.py's."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from command import MODES, ROOT
+from uvicorn.main import STARTUP_FAILURE
+
+SYNTAX = "def broken(:\n"
+MISSING = "import nowhere_to_be_found\n"
+RAISES = "def connect():\n    raise RuntimeError('no settings')\n\n\nconnect()\n"
+
+
+def errors(server):
+    return [line for line in server.log.splitlines() if line.startswith(("ERROR:", "Error:"))]
+
+
+@pytest.fixture
+def project(probe):
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "args", "shown"),
+    [
+        ("main.py", SYNTAX, [], ['  File "{}/main.py", line 1', "    def broken(:", "SyntaxError: "]),
+        ("tasks.py", SYNTAX, [], ['  File "{}/main.py", line', '  File "{}/tasks.py", line 1', "SyntaxError: "]),
+        ("tasks.py", MISSING, [], ['  File "{}/tasks.py", line 1', "ModuleNotFoundError: No module named 'nowhere_to"]),
+        ("main.py", RAISES, [], ['  File "{}/main.py", line 5', '  File "{}/main.py", line 2', "RuntimeError: no se"]),
+        ("worker.py", SYNTAX, ["-A", "worker"], ['  File "{}/worker.py", line 1', "SyntaxError: "]),
+        ("worker.py", MISSING, ["-A", "worker"], ['  File "{}/worker.py", line 1', "ModuleNotFoundError: "]),
+        ("celeryconfig.py", "imports = ['gone']\n", [], ["ModuleNotFoundError: No module named 'gone'"]),
+    ],
+    ids=[
+        "a syntax error in APP",
+        "in what it imports",
+        "a package that is missing",
+        "an exception",
+        "a syntax error in -A",
+        "a package that is missing there",
+        "a module of `imports` that is missing",
+    ],
+)
+def test_users_own_error_is_shown_with_their_own_frames(start, project, file, code, args, shown):
+    (project / file).write_text(code)
+    if file == "celeryconfig.py":
+        tasks = project / "tasks.py"
+        tasks.write_text(tasks.read_text() + "\napp.config_from_object('celeryconfig')\n")
+    server = start("run.py", "main:app", "--", *args)
+    assert server.wait() == STARTUP_FAILURE
+    assert re.match(r"ERROR:    Loading main:app and its Celery app failed\. Mend what is told here:", *errors(server))
+    rest = server.log[server.log.index("Mend what is told here:") :]
+    for line in shown:
+        assert line.format(project) in rest
+    files = re.findall(r'File "(.+?)"', rest)
+    assert [name for name in files if not name.startswith(str(project)) or name.endswith("run.py")] == []
+
+
+def test_syntax_error_in_an_edit_is_shown_and_the_next_good_edit_recovers(start, project):
+    server = start("run.py", "main:app", "--reload")
+    assert server.get() == {"2+2": 4}
+    tasks = project / "tasks.py"
+    good = tasks.read_text()
+    tasks.write_text(good + SYNTAX)
+    server.wait_for_log("SyntaxError: ")
+    tasks.write_text(good.replace("return x + y", "return x + y + 100"))
+    server.wait_for_log("Application startup complete.", count=2)
+    assert server.get() == {"2+2": 104}
+    assert "run.py" not in server.log[server.log.index("Mend") : server.log.index("SyntaxError")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_busy_port_is_told_before_anything_starts(start, project, mode):
+    first = start("run.py", "main:app")
+    first.get()
+    second = start("run.py", "main:app", *MODES[mode], UVICORN_PORT=str(first.port))
+    assert second.wait() == STARTUP_FAILURE
+    port = first.port
+    told = f"ERROR:    Port {port} is taken. End what listens there, or take another port: --port {port + 1}\n"
+    assert second.log == told
+
+
+FAILING_STEP = """
+from celery import bootsteps
+
+class Step(bootsteps.StartStopStep):
+    requires = ["celery.worker.consumer.connection:Connection"]
+
+    def start(self, consumer):
+        raise ValueError("as asked")
+
+app.steps["consumer"].add(Step)
+"""
+
+
+def test_worker_that_fails_at_its_start_is_told(start, project):
+    (project / "tasks.py").write_text((project / "tasks.py").read_text() + FAILING_STEP)
+    server = start("run.py", "main:app")
+    assert server.wait() == STARTUP_FAILURE
+    assert "Unrecoverable error: ValueError('as asked')" in server.log
+    assert "ERROR:    The Celery worker can't start: its log says why" in server.log
+
+
+def test_time_limit_of_a_task_is_told_once(start, project):
+    tasks = project / "tasks.py"
+    tasks.write_text(
+        tasks.read_text().replace("@app.task\ndef add", "@app.task(soft_time_limit=30, time_limit=60)\ndef add")
+    )
+    server = start("run.py", "main:app")
+    assert server.get() == server.get() == {"2+2": 4}
+    told = "WARNING:  worker - Time limits can't be kept in threads. To have them: -- -P prefork"
+    assert server.log.count(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("sys.version_info = (3, 9)", "run.py needs Python 3.10 or newer, and this is "),
+        ("sys.path = [p for p in sys.path if 'site-packages' not in p]", "run.py needs celery. Type: "),
+    ],
+    ids=["Python too old", "a package missing"],
+)
+def test_environment_that_does_not_fit_is_told_in_one_line(project, change, told):
+    code = f"import runpy, sys; {change}; runpy.run_path('run.py', run_name='__main__')"
+    typed = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
+    assert typed.returncode == 1
+    [line] = typed.stderr.splitlines()
+    assert line.startswith(told)
+
+
+def test_older_python_can_read_run_py_far_enough_to_tell():
+    ast.parse((ROOT / "run.py").read_text(), feature_version=(3, 8))

@@ -1,0 +1,78 @@
+"""Handlers and tasks run in one process, as in production in two."""
+
+import pytest
+from command import MODES
+
+
+@pytest.fixture(params=MODES.values(), ids=MODES)
+def server(request, start, probe):
+    return start("run.py", "main:app", *request.param)
+
+
+def test_handler_and_task_have_the_same_process_id(server):
+    # With --workers, another process may take the task: each has a worker, as each has a server.
+    server.wait_for_log("Application startup complete.", count=2 if "--workers" in server.args else 1)
+    pids = {process.pid for process in server.tree()}
+    for _ in range(5):
+        task, handler = server.get("/run/where")["pid"], server.get("/process")["pid"]
+        assert {task, handler} <= pids
+        assert task == handler or "--workers" in server.args
+
+
+def test_server_takes_requests_only_once_the_worker_is_ready(server):
+    assert server.get() == {"2+2": 4}
+    assert server.log.index("ready.") < server.log.index("Application startup complete.")
+
+
+@pytest.fixture
+def plain(start, probe):
+    return start("run.py", "main:app")
+
+
+def test_waiting_for_a_result_is_allowed_in_a_handler_and_forbidden_in_a_task(plain):
+    assert plain.get("/run/add", args=["1", "2"]) == "12"
+    assert "Never call result.get() within a task" in plain.get("/error/wait_for_add")
+
+
+def test_allow_join_result_allows_waiting_in_a_task(plain):
+    assert plain.get("/run/wait_for_add_anyway") == 3
+
+
+def test_default_app_is_the_one_that_runs_in_tasks_and_handlers(plain):
+    assert plain.get("/run/where")["app"] == "probe"
+    [task_id] = plain.get("/send/add", args=["1", "2"])
+    plain.wait_for_log(task_id[:8])
+    assert plain.get(f"/state/{task_id}") == "SUCCESS"
+
+
+def test_stdout_is_left_as_it_was(plain):
+    assert plain.get("/process")["stdout"] == "TextIOWrapper"
+
+
+@pytest.mark.parametrize(("threads", "interval"), [("4", 0.0002), ("64", 0.0005)])
+def test_tasks_yield_to_the_event_loop_more_often_than_by_default(start, probe, threads, interval):
+    server = start("run.py", "main:app", "--", "-c", threads)
+    assert server.get("/process")["switch interval"] == pytest.approx(interval)  # seconds; 0.005 by default
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "threads"),
+    [
+        ([], {}, None),
+        (["--", "-c", "3"], {}, 3),
+        (["--", "--concurrency=2"], {"PROBE_CONCURRENCY": "6"}, 2),
+        ([], {"PROBE_CONCURRENCY": "6"}, 6),
+    ],
+    ids=["at least 4", "-c", "-c over the setting", "the setting"],
+)
+def test_concurrency(start, probe, args, env, threads):
+    server = start("run.py", "main:app", *args, **env)
+    server.wait_for_log("threads for queues: celery")
+    shown = int(server.log.partition(" threads")[0].split()[-1])
+    assert shown == threads or (threads is None and shown >= 4)
+
+
+def test_tasks_run_beside_each_other(plain):
+    ids = plain.get("/send/meet", count=4)  # each waits for three others
+    plain.wait_for_log("succeeded", count=4)
+    assert {plain.get(f"/state/{task_id}") for task_id in ids} == {"SUCCESS"}

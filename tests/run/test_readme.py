@@ -1,0 +1,41 @@
+"""The README says what is true."""
+
+import re
+import subprocess
+
+import pytest
+from command import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    commands = re.findall(r"^python3 -m venv .*$", README, re.M)
+    assert [command for command in commands if "pytest" in command] == [
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv .venv &&")
+    ]
+
+
+def test_requirements_are_pinned():
+    files = [ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    assert [line for line in lines if line and not line.startswith("#") and "==" not in line] == []
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)|<img[^>]* src=\"((?!http)[^\"]+)\"", README))
+def test_links_to_files_lead_somewhere(path):
+    assert (ROOT / "".join(path)).exists()
+
+
+def test_code_in_the_readme_is_the_apps():
+    for block in re.findall(r"```python\n# (app/\w+\.py)\n(.*?)```", README, re.S):
+        assert block[1].strip() in (ROOT / block[0]).read_text()
+
+
+def test_tree_holds_what_the_project_is_made_of():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    top = {path.split("/")[0] for path in tracked}
+    assert top <= {
+        *(".ci", ".devcontainer", ".gitignore", ".vscode", "app", "tests"),
+        *("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "run.py"),
+    }

@@ -1,0 +1,141 @@
+"""However run.py ends, it leaves no process and no port behind, and loses no task."""
+
+import os
+import signal
+
+import psutil
+import pytest
+import uvicorn
+from command import MODES, listens, wait_for
+
+
+@pytest.fixture(params=MODES.values(), ids=MODES)
+def server(request, start, probe):
+    server = start("run.py", "main:app", *request.param)
+    server.get()
+    server.tree()
+    return server
+
+
+def test_ctrl_c(server):
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    server.wait_until_nothing_is_left()
+    if "--workers" not in server.args or not uvicorn.__version__.startswith("0.23."):  # which tells a CancelledError
+        assert "Traceback" not in server.log
+
+
+def test_sigterm_has_uvicorns_exit_code(server, start, project):
+    stock = start("-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:])
+    wait_for(lambda: listens(stock.port))
+    for command in (stock, server):
+        command.process.terminate()
+    assert server.wait() == stock.wait()
+    server.wait_until_nothing_is_left()
+
+
+def test_sigterm_to_each_process_lets_tasks_finish(server):
+    """As systemd and `timeout` send it."""
+    server.get("/send/sleep", args="1", count=8)  # so that each of --workers runs some, whichever answers
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    os.killpg(server.process.pid, signal.SIGTERM)
+    server.wait()
+    assert "succeeded in 1." in server.log
+    assert "lost" not in server.log
+    server.wait_until_nothing_is_left()
+
+
+def test_kill_9(server):
+    server.process.kill()
+    server.wait()
+    server.wait_until_nothing_is_left()
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["what starts it again", "one that waits for the end"])
+def test_kill_9_of_what_guards_redis(start, probe, which):
+    server = start("run.py", "main:app")
+    server.get()
+    guards = [process for process in server.tree() if process.name() == "sh"]
+    if not guards:
+        pytest.skip("there is no redis-server on PATH to guard")
+    guards[which].kill()
+    server.press_ctrl_c()
+    server.wait()
+    server.wait_until_nothing_is_left()
+
+
+def test_requests_and_running_tasks_finish(start, probe):
+    server = start("run.py", "main:app")
+    server.get("/send/sleep", args="1")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    assert "Task tasks.sleep" in server.log
+    assert "succeeded in 1." in server.log
+
+
+def test_task_that_runs_longer_than_the_bound_is_cut_off_and_its_result_says_so(start, probe, redis_server):
+    args = ["run.py", "main:app", "--timeout-graceful-shutdown", "1"]
+    server = start(*args, REDIS_URL=redis_server)
+    [task_id] = server.get("/send/sleep", args="600")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    assert f"Task tasks.sleep[{task_id}] was still running and is cut off: its result is a failure" in server.log
+    wait_for(lambda: not server.leftovers())
+    server = start(*args, REDIS_URL=redis_server)
+    assert server.get(f"/state/{task_id}") == "FAILURE"
+
+
+def test_task_with_acks_late_is_delivered_again_at_once(start, probe, redis_server):
+    args = ["run.py", "main:app", "--timeout-graceful-shutdown", "1"]
+    server = start(*args, REDIS_URL=redis_server)
+    server.get("/send/sleep_late", args="3")
+    wait_for(lambda: "tasks.sleep_late" in server.get("/active"))
+    server.press_ctrl_c()
+    server.wait()
+    server = start(*args, REDIS_URL=redis_server)
+    server.wait_for_log("succeeded in 3.")
+
+
+def test_tasks_that_wait_go_back_to_the_queue(start, probe, redis_server):
+    args = ["run.py", "main:app", "--timeout-graceful-shutdown", "1", "--", "-c", "1"]
+    server = start(*args, REDIS_URL=redis_server)
+    server.get("/send/sleep", args="600")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    ids = server.get("/send/add", args=["1", "2"], count=20)
+    server.press_ctrl_c()
+    server.wait()
+    server = start(*args, REDIS_URL=redis_server)
+    server.wait_for_log("succeeded", count=20)
+    assert {server.get(f"/state/{task_id}") for task_id in ids} == {"SUCCESS"}
+
+
+def test_second_ctrl_c_ends_it_at_once(start, probe):
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "60", "--", "-l", "debug")
+    server.get("/send/sleep", args="600")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    server.press_ctrl_c()
+    server.wait_for_log("Worker: Stopping Pool")  # which waits for the task
+    server.press_ctrl_c()
+    wait_for(server.ended, lambda: server.log, timeout=5)
+    server.wait_until_nothing_is_left()
+
+
+def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server):
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", REDIS_URL=redis_server)
+    server.get()
+    port = int(redis_server.split(":")[2].split("/")[0])
+    [redis] = [p for p in psutil.Process().children() if str(port) in " ".join(p.cmdline())]
+    redis.suspend()
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    redis.resume()
+
+
+def test_process_ends_non_zero_when_its_worker_dies(start, probe):
+    server = start("run.py", "main:app")
+    server.get("/shutdown_worker")
+    assert server.wait() == 1
+    assert "ERROR:    The Celery worker ended" in server.log
+    server.wait_until_nothing_is_left()
