@@ -36,7 +36,7 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -53,10 +53,19 @@ except ModuleNotFoundError as exc:
         python, what = f"{python} -m venv .venv && {venv}", f"{what}, and choose {venv} as the interpreter"
     sys.exit(f"run.py needs {exc.name}. Type: {python} -m pip install {what}")
 
-settings: dict[str, Any] = {"app": ""}  # what was typed, in the process that serves
-exit_code = 0  # unless the worker dies
-
 # --- The command line -------------------------------------------------------------------------------------------------
+
+# Other defaults than uvicorn's.
+defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # in seconds, not for ever, as a stream may be open
+if importlib.util.find_spec("watchfiles"):  # which waits by itself
+    defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
+with contextlib.suppress(ImportError, OSError, KeyError):  # as for `fastapi dev`; Python 3.10 can't read it
+    import tomllib
+
+    defaults["app"] = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["fastapi"]["entrypoint"]
+
+settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
+exit_code = 0  # unless the worker dies
 
 
 @click.pass_context
@@ -238,7 +247,7 @@ def run_exit_functions() -> None:
 
 
 def make_app() -> "AppWithWorker":
-    """Return APP with its worker, in the process that serves it."""
+    """Return APP with its worker, in the process that serves it, which this makes ready."""
     settings.update(command.make_context("run.py", sys.argv[1:]).params)
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
@@ -248,18 +257,30 @@ def make_app() -> "AppWithWorker":
     try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        options = parse_worker_args(celery.current_app, args)
-        app = find_celery_app(options["app"])
+        app = with_worker(config.loaded_app, *args, at_end=run_exit_functions)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
         traceback.print_exception(type(exc), exc, users, chain=bool(users))
         sys.exit(code)
-    app.set_current()  # for `async def` handlers; see WorkerThread for the others
     if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    return app
+
+
+def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> "AppWithWorker":
+    """Return `app` with the worker of its Celery app, also for tests: `TestClient(with_worker(app))`.
+
+    Args:
+        app: an ASGI app, imported with its Celery app.
+        worker_args: options of `celery worker`, such as "-A", "tasks".
+        at_end: is called once both have ended.
+    """
+    options = parse_worker_args(celery.current_app, worker_args)
+    celery_app = find_celery_app(options["app"])
+    celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    return AppWithWorker(config.loaded_app, WorkerThread(app, args) if is_threads else WorkerProcess(app, args))
+    return AppWithWorker(app, (WorkerThread if is_threads else WorkerProcess)(celery_app, worker_args), at_end)
 
 
 def users_frames() -> Iterator[types.FrameType]:
@@ -415,30 +436,12 @@ def worker_defaults(app: Any) -> list[str]:
 
 
 class WorkerThread(threading.Thread):
-    """Celery's own worker in a thread of this process, with its tasks in further threads.
+    """Celery's own worker in a thread of this process, with its tasks in further threads."""
 
-    As a context manager, it is ready inside the block and ended after it.
-
-    Args:
-        app: the Celery app.
-        args: those of the `celery worker` command.
-    """
-
-    def __init__(self, app: Any, args: Sequence[str] = ()) -> None:
+    def __init__(self, app: Any, args: Sequence[str]) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app, self.args, self.ready, self.undo = app, args, threading.Event(), contextlib.ExitStack()
         self.error, self.hostname, self.deadline = "", "", float("inf")
-
-    def __enter__(self) -> "WorkerThread":
-        self.start()
-        while not self.ready.wait(0.01):
-            if not self.is_alive():
-                raise RuntimeError(f"The Celery worker can't start: {self.error}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop(timeout=10)
-        self.join()
 
     def run(self) -> None:
         url = self.app.connection_for_write().as_uri()
@@ -690,17 +693,18 @@ class AppWithWorker:
     https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
 
-    def __init__(self, app: Any, worker: WorkerThread | WorkerProcess) -> None:
-        self.app, self.worker = app, worker
+    def __init__(self, app: Any, worker: WorkerThread | WorkerProcess, at_end: Callable[[], None]) -> None:
+        self.app, self.worker, self.at_end = app, worker, at_end
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
-        if not await self.start_worker():
+        if why := await self.start_worker():
+            error(why)
             await receive()
             await send({"type": "lifespan.startup.failed"})
-            return
+            raise RuntimeError(why)  # for TestClient; uvicorn knows by now
         watch = asyncio.create_task(self.watch_worker())
         leave_debugger_at_end(watch)
 
@@ -708,7 +712,7 @@ class AppWithWorker:
             if message["type"] != "lifespan.startup.complete":
                 watch.cancel()
                 await self.stop_worker()
-                run_exit_functions()
+                self.at_end()
             await send(message)
 
         try:
@@ -718,16 +722,15 @@ class AppWithWorker:
             self.worker.stop(0)
             self.worker.join(1)
 
-    async def start_worker(self) -> bool:
-        """Start the worker, and return whether it takes tasks. If not, a line says why."""
+    async def start_worker(self) -> str:
+        """Start the worker, and return once it takes tasks, or why it doesn't."""
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
         self.worker.start()
         while not self.worker.ready.is_set():
             if not self.worker.is_alive() or (self.worker.error and time.monotonic() > deadline):
-                error(f"The Celery worker can't start: {self.worker.error or 'its log says why'}")
-                return False
+                return f"The Celery worker can't start: {self.worker.error or 'its log says why'}"
             await asyncio.sleep(0.005)
-        return True
+        return ""
 
     async def stop_worker(self) -> None:
         """Let running tasks finish for as long as uvicorn lets requests; on a second Ctrl-C, not."""
@@ -817,12 +820,20 @@ def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
         getattr(debugpy, "trigger_exception_handler", print)(exception)
 
 
-defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # seconds; uvicorn's own is for ever, as a stream may be
-if importlib.util.find_spec("watchfiles"):  # which waits by itself
-    defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
+class Command(click.Command):
+    """uvicorn's command, with the options of `celery worker` after `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if (first := ctx.params["app"]).startswith("-"):  # it's of what follows `--`
+            app = defaults.get("app") or ctx.fail("Missing argument 'APP'.")
+            ctx.params.update(app=app, worker_args=(first, *ctx.params["worker_args"]))
+        return rest
+
+
 context_settings = {**uvicorn.main.context_settings, "default_map": defaults}
 worker_options = click.Argument(["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER OPTIONS]")
-command = click.Command("run.py", context_settings, main, [*uvicorn.main.params, worker_options], main.__doc__)
+command = Command("run.py", context_settings, main, [*uvicorn.main.params, worker_options], main.__doc__)
 
 if __name__ == "__main__":
     command()

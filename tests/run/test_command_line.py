@@ -50,10 +50,18 @@ def test_uvicorn_variables_count(start):
     assert "GET /" not in server.log
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 reads no pyproject.toml")
+@pytest.mark.parametrize("args", [[], ["--reload"], ["--", "-c", "1"]], ids=" ".join)
+def test_app_is_the_entrypoint_that_pyproject_names_for_fastapi(start, project, args):
+    (project / "pyproject.toml").write_text('[tool.fastapi]\nentrypoint = "main:app"\n')
+    assert start("run.py", *args).get() == {"2+2": 4}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         ([], "Missing argument 'APP'"),
+        (["--", "-c", "2"], "Missing argument 'APP'"),
         (["main:app", "--nonsense"], "No such option '--nonsense'"),
         (["main:app", "--", "--nonsense"], "No such option '--nonsense'"),
         (["main:app", "--port", "x"], "Invalid value for '--port'"),
