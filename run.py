@@ -468,6 +468,7 @@ class WorkerThread(threading.Thread):
         """
         import celery.apps.worker
         from celery import _state, beat, platforms, result, signals
+        from celery.backends import asynchronous
         from celery.concurrency.thread import TaskPool
         from celery.utils.imports import symbol_by_name
         from celery.utils.log import worker_logger
@@ -534,6 +535,7 @@ class WorkerThread(threading.Thread):
                 if any(limit.time_limit or limit.soft_time_limit for limit in [self, *user_tasks(self.app)]):
                     worker_logger.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
                 super().on_consumer_ready(consumer)
+                consumer.timer.call_repeatedly(1, hold_messages)
                 thread.ready.set()
 
         args = [] if self.app.conf.worker_concurrency else ["--concurrency", str(max(4, os.cpu_count() or 0))]
@@ -542,6 +544,8 @@ class WorkerThread(threading.Thread):
         undo(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result._set_task_join_will_block = in_task.set
+        undo(setattr, asynchronous, "time", asynchronous.time)
+        asynchronous.time = Clock()
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
         for sent, handle in (signals.before_task_publish, note_sender), (signals.task_failure, stop_at_failure):
             sent.connect(handle)
@@ -808,6 +812,38 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
     debugpy.trace_this_thread(False)
     call()
     return results[0]
+
+
+def is_paused() -> bool:
+    """Tell whether a task stands at a breakpoint."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("celery-task")]
+    return any(getattr(getattr(thread, "additional_info", None), "pydev_state", 1) == 2 for thread in threads)
+
+
+class Clock:
+    """The `time` of those who wait for a result, which stands while a task does: `.get(timeout=10)` doesn't give up."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.paused, self.last = 0.0, time.monotonic()
+
+    def monotonic(self) -> float:
+        """Return the seconds, less those of pauses. Who waits asks each second."""
+        now = time.monotonic()
+        self.paused, self.last = self.paused + (now - self.last) * is_paused(), now
+        return now - self.paused
+
+
+def hold_messages() -> None:
+    """While a task is paused, have Redis' visibility timeout begin anew: a message is delivered again after it."""
+    from celery.worker import state
+
+    for request in tuple(state.reserved_requests) if is_paused() else ():
+        qos = request.message.channel.qos
+        if hasattr(qos, "unacked_index_key"):
+            with qos.pipe_or_acquire() as pipe:
+                pipe.zadd(qos.unacked_index_key, {request.message.delivery_tag: time.time()}, xx=True).execute()
 
 
 def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:

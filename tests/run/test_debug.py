@@ -12,6 +12,7 @@ import psutil
 import pytest
 from command import ROOT, free_port, listens, wait_for
 from dap import Editor
+from kombu import Connection
 
 PLAIN = "App and worker"
 RELOAD = "App and worker, reloading"
@@ -243,6 +244,47 @@ def test_step_at_the_end_of_a_task_goes_to_its_sender_or_on(editor, main, tasks,
             assert stop.reason != "breakpoint"
             stop.press_continue()
     assert response.result().json() == {"2+2": 4}
+
+
+SLOW = """
+
+import tasks
+
+
+@app.get("/slow")
+def slow():
+    tasks.slow.delay().get(timeout=1)
+"""
+
+SLOW_TASK = """
+
+@app.task
+def slow():
+    import time
+
+    time.sleep(4)
+"""
+
+
+@pytest.mark.parametrize("name", [PLAIN, RELOAD])
+def test_the_clock_stands_while_a_task_does(editor, name, main, tasks, get, redis_port):
+    """Neither who waits for it gives up, nor does the broker deliver it again. A timeout without a pause fires."""
+    main.write_text(main.read_text().replace("timeout=10", "timeout=1") + SLOW)
+    tasks.write_text(tasks.read_text().replace("3600", "1") + SLOW_TASK)
+    editor.set_breakpoint(tasks, "return x + y")
+    editor.press_f5(name)
+    response = get()
+    task = editor.wait_for_stop()
+    deadline = time.monotonic() + 4
+    wait_for(lambda: time.monotonic() > deadline)
+    broker = Connection(f"redis://localhost:{redis_port}/0", transport_options={"visibility_timeout": 2})
+    with broker as connection:
+        connection.default_channel.qos.restore_visible(interval=1)  # as a worker does as it starts
+    assert not response.done()
+    task.press_continue()
+    assert response.result().json() == {"2+2": 4}
+    assert get("/slow").result().status_code == 500
+    assert editor.stops.empty()
 
 
 @pytest.mark.parametrize("ticked", [["uncaught"], ["userUnhandled"], ["uncaught", "userUnhandled"]], ids=" and ".join)

@@ -35,6 +35,7 @@ from command import ROOT
             "ensure_connected on_connection_error_after_connected",
             "where Celery waits for its broker to come back",
         ),
+        ("celery.backends.asynchronous", "time", "by which `.get()` counts its timeout; in the debugger it stands"),
         ("celery.worker.state", "should_stop active_requests", "how Celery's signal handlers stop it, and what runs"),
         ("atexit", "_run_exitfuncs", "run.py does with it what Python does at its end, where it doesn't"),
         ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
@@ -76,6 +77,7 @@ debugger = find_debugger()
 debugger.terminate_keyboard_interrupt, debugger.is_attached(), debugger.break_on_user_uncaught_exceptions
 sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI.request_disconnect
 debugpy.trace_this_thread
+sys.modules["_pydevd_bundle.pydevd_additional_thread_info"].PyDBAdditionalThreadInfo().pydev_state
 """
     check = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert check.returncode == 0, f"debugpy has changed what run.py leans on, see there: {check.stderr}"
