@@ -46,6 +46,8 @@ try:
     import click
     import uvicorn
     import uvicorn._subprocess
+except KeyboardInterrupt:  # Ctrl-C, or Stop in the debugger
+    sys.exit(1)  # as click does
 except ModuleNotFoundError as exc:
     what = "-r requirements.txt" if os.path.exists("requirements.txt") else "'celery[redis]' 'uvicorn[standard]'"
     python, venv = sys.executable, os.path.join(".venv", "Scripts" if os.name == "nt" else "bin", "python")
@@ -444,22 +446,16 @@ class WorkerThread(threading.Thread):
         self.error, self.hostname, self.deadline = "", "", float("inf")
 
     def run(self) -> None:
-        url = self.app.connection_for_write().as_uri()
-        hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
-        self.error = f"the broker {url} can't be used: no answer. {hint}"
-        try:
-            with self.app.connection_for_write() as connection:
-                connection.ensure_connection(interval_start=0.1, interval_step=0, timeout=4)  # it may be starting too
-        except Exception as exc:
-            if "loading" not in str(exc):  # a Redis that reads what it kept is there
-                self.error = f"the broker {url} can't be used: {exc}. {hint}"
-                return
-        self.error = ""
+        self.note_broker_error(self.app.connection_for_read(), "no answer")
         try:
             with self.undo:  # what is set for the process
                 self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
+
+    def note_broker_error(self, connection: Any, why: object) -> None:
+        hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
+        self.error = f"the broker {connection.as_uri()} can't be used: {why}. {hint}"
 
     def create_worker(self) -> Any:
         """Return Celery's worker, with what it sets for the process.
@@ -510,11 +506,15 @@ class WorkerThread(threading.Thread):
             def ensure_connected(self, conn: Any) -> Any:
                 if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
                     conn.transport_options.setdefault("polling_interval", 0.1)
-                connect, once = conn.ensure_connection, iter([True])
-                conn.ensure_connection = lambda tell, _, callback: connect(
-                    lambda *args: next(once, False) and tell(*args), None, 1, 0, 1, callback
-                )
-                return super().ensure_connected(conn)
+                conn.ensure_connection(self.tell_once, None, 1, 0, 1, state.maybe_shutdown)
+                thread.error = ""
+                return conn
+
+            def tell_once(self, exc: Exception, _: float) -> None:
+                if not thread.error:
+                    told = "Cannot connect to %s: %s. Trying again each second"
+                    worker_logger.error(told, self.conninfo.as_uri(), exc)
+                thread.note_broker_error(self.conninfo, exc)
 
             def on_connection_error_after_connected(self, exc: Exception) -> None:
                 if not thread.ready.is_set() and not isinstance(exc, self.conninfo.connection_errors):
@@ -731,8 +731,9 @@ class AppWithWorker:
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
         self.worker.start()
         while not self.worker.ready.is_set():
-            if not self.worker.is_alive() or (self.worker.error and time.monotonic() > deadline):
-                return f"The Celery worker can't start: {self.worker.error or 'its log says why'}"
+            why = self.worker.error
+            if not self.worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
+                return f"The Celery worker can't start: {why or 'its log says why'}"
             await asyncio.sleep(0.005)
         return ""
 

@@ -139,3 +139,9 @@ def test_process_ends_non_zero_when_its_worker_dies(start, probe):
     assert server.wait() == 1
     assert "ERROR:    The Celery worker ended" in server.log
     server.wait_until_nothing_is_left()
+
+
+def test_ctrl_c_while_it_imports_its_libraries_shows_no_traceback(start, project):
+    (project / "uvicorn.py").write_text("import signal\n\nsignal.raise_signal(signal.SIGINT)\n")
+    server = start("run.py", "main:app")
+    assert (server.wait(), server.log) == (1, "")
