@@ -59,8 +59,16 @@ def test_devcontainer_json_holds_to_its_reference(devcontainer):
     jsonschema.validate(devcontainer, DEVCONTAINER_SCHEMA)
 
 
-def test_compose_file_holds_to_the_public_schema():
-    command = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FOLDER / "compose.yaml")]
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("compose-spec", ".devcontainer/compose.yaml"),
+        ("dependabot", ".github/dependabot.yml"),
+        ("github-workflows", ".github/workflows/test.yml"),
+    ],
+)
+def test_a_file_holds_to_its_public_schema(schema, file):
+    command = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(ROOT / file)]
     check = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert check.returncode == 0, check.stdout
 

@@ -16,6 +16,13 @@ def test_ci_runs_the_test_command_of_the_readme():
     ]
 
 
+def test_the_workflow_runs_the_commands_of_the_readme():
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    commands = re.findall(r"^(?:python3|py) -m venv .*$", README, re.M)
+    assert len(commands) == 4
+    assert [command for command in commands if command not in workflow] == []
+
+
 def test_requirements_are_pinned():
     files = [ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"]
     lines = [line for file in files for line in file.read_text().splitlines()]
@@ -36,6 +43,6 @@ def test_tree_holds_what_the_project_is_made_of():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     top = {path.split("/")[0] for path in tracked}
     assert top <= {
-        *(".ci", ".devcontainer", ".gitignore", ".vscode", "app", "tests"),
+        *(".ci", ".devcontainer", ".github", ".gitignore", ".vscode", "app", "tests"),
         *("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "run.py"),
     }
