@@ -6,23 +6,18 @@ from celery import Celery
 
 redis_url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
-app = Celery("tasks", broker=redis_url, backend=redis_url, include=["jobs"])
+# A worker imports `main`, and so knows the tasks of each module that the API imports.
+app = Celery("tasks", broker=redis_url, backend=redis_url, include=["main"])
+
+# For production, where workers are killed and Redis goes away: the README's chapter says what happens without each.
 app.conf.update(
-    task_serializer="json",
-    result_serializer="json",
-    accept_content=["json"],
-    # The tasks of a killed worker run again: a message is deleted once its task has ended, not before it begins, and
-    # Redis has it delivered again after this many seconds. They must outlast the longest task and countdown. So a task
-    # may run twice, though not once it has succeeded. A worker takes no messages but those that its processes work on.
-    task_acks_late=True,
-    broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 3},
-    worker_deduplicate_successful_tasks=True,
-    worker_prefetch_multiplier=1,
-    # While Redis is gone or silent, a request gets an error in seconds (by default after 19 s, or never), and a task's
-    # result is tried for some seconds, not lost at once.
+    task_acks_late=True,  # the tasks of a killed worker run again, so a task may run twice,
+    worker_deduplicate_successful_tasks=True,  # though not once it has succeeded
+    worker_prefetch_multiplier=1,  # a worker takes no messages but those that its processes work on
+    broker_transport_options={"socket_timeout": 3},  # without Redis, a request gets an error in seconds,
     redis_socket_timeout=3,
     result_backend_transport_options={"retry_policy": {"max_retries": 2}},
-    result_backend_always_retry=True,
+    result_backend_always_retry=True,  # and a task's result is tried for longer
     result_backend_max_retries=9,
 )
 
