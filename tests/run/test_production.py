@@ -82,7 +82,7 @@ def workers(type_line):
 def start_job(api, samples, seed=0):
     response = api.post("/jobs", json={"samples": samples, "seed": seed})
     assert response.status_code == 202
-    return response.headers["Location"]
+    return f"/jobs/{response.json()['id']}"
 
 
 def wait_for_state(api, job, state):
@@ -92,8 +92,8 @@ def wait_for_state(api, job, state):
 def test_500_jobs_are_done_though_a_worker_is_killed(change, serve, workers, type_line, redis_server):
     # An hour, and a look every 100 s, is long for a test.
     change(
-        '"visibility_timeout": 3600',
-        '"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1',
+        '{"socket_timeout"',
+        '{"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1, "socket_timeout"',
     )
     api, store = serve(redis_server), redis.Redis.from_url(redis_server)
     jobs = [start_job(api, 30_000, seed) for seed in range(500)]
@@ -170,7 +170,7 @@ def sentinel(redis_server, tmp_path):
 
 
 def test_another_redis_takes_over_by_sentinel(change, serve, type_line, redis_server, sentinel):
-    change('{"visibility_timeout"', '{"master_name": "mymaster", "visibility_timeout"')
+    change('{"socket_timeout"', '{"master_name": "mymaster", "socket_timeout"')
     change('result_backend_transport_options={"', 'result_backend_transport_options={"master_name": "mymaster", "')
     api = serve(sentinel)
     worker = type_line(ONE, sentinel)
