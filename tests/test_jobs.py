@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,7 +15,7 @@ def start_job(client: TestClient, **request: int) -> str:
     return f"/jobs/{response.json()['id']}"
 
 
-def wait_for(client: TestClient, job: str, condition: Callable[[dict], object]) -> dict:
+def wait_for(client: TestClient, job: str, condition: Callable[[Any], object]) -> Any:
     """Return the job once the condition holds for it."""
     deadline = time.monotonic() + 30
     while not condition(state := client.get(job).json()):
@@ -23,7 +24,7 @@ def wait_for(client: TestClient, job: str, condition: Callable[[dict], object]) 
     return state
 
 
-def wait_for_end(client: TestClient, job: str) -> dict:
+def wait_for_end(client: TestClient, job: str) -> Any:
     return wait_for(client, job, lambda state: state["state"] in ("SUCCESS", "FAILURE", "REVOKED"))
 
 

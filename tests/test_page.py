@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tests/requirements.txt")
+pytest.importorskip("playwright", reason="pip install -r tests/requirements.txt")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"]
-expect = sync_api.expect
 expect.set_options(timeout=30_000)
 
 
@@ -46,45 +47,45 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
+def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not program:
         pytest.skip(f"there is no browser on PATH: none of {', '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as playwright:  # which gives root no sandbox, as Chromium wants it
+    with sync_playwright() as playwright:  # which gives root no sandbox, as Chromium wants it
         browser = playwright.chromium.launch(executable_path=program)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(browser: sync_api.Browser, url: str) -> Iterator[sync_api.Page]:
+def page(browser: Browser, url: str) -> Iterator[Page]:
     """The page, opened. No script of it may fail, and nothing but the API be asked for."""
     problems: list[object] = []
     page = browser.new_page()
     page.on("pageerror", lambda error: problems.append(error.stack))
-    page.on("request", lambda request: request.url.startswith((url, "data:")) or problems.append(request.url))
+    page.on("request", lambda request: problems.extend([] if request.url.startswith((url, "data:")) else [request.url]))
     page.goto(url)
     yield page
     page.close()
     assert problems == []
 
 
-def start_job(page: sync_api.Page, samples: int) -> None:
+def start_job(page: Page, samples: int) -> None:
     page.get_by_label("Samples", exact=True).fill(str(samples))
     page.get_by_role("button", name="Start").click()
 
 
-def share_done(page: sync_api.Page) -> float:
+def share_done(page: Page) -> float:
     """Return what the bar shows, from 0 to 1."""
     return float(page.get_by_role("progressbar", name="π from").evaluate("bar => bar.position"))
 
 
-def beats(page: sync_api.Page) -> int:
+def beats(page: Page) -> int:
     """Return how often the API has answered."""
     return int((re.search(r"ms, (\d+) times", page.locator("#heartbeat").inner_text()) or [0, 0])[1])
 
 
-def wait_for(page: sync_api.Page, condition: Callable[[], bool]) -> None:
+def wait_for(page: Page, condition: Callable[[], bool]) -> None:
     """Return once the condition holds; the page goes on meanwhile."""
     deadline = time.monotonic() + 30
     while not condition():
@@ -92,7 +93,7 @@ def wait_for(page: sync_api.Page, condition: Callable[[], bool]) -> None:
         page.wait_for_timeout(20)
 
 
-def test_bar_moves_to_the_result_while_the_api_answers(page: sync_api.Page) -> None:
+def test_bar_moves_to_the_result_while_the_api_answers(page: Page) -> None:
     before = beats(page)
     start_job(page, 20_000_000)
     shares = set()
@@ -108,7 +109,7 @@ def test_bar_moves_to_the_result_while_the_api_answers(page: sync_api.Page) -> N
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
-def test_cancel_ends_the_job(page: sync_api.Page) -> None:
+def test_cancel_ends_the_job(page: Page) -> None:
     start_job(page, 1_000_000_000)
     wait_for(page, lambda: share_done(page) > 0)
     expect(page.get_by_role("status")).to_have_text("running")
@@ -117,7 +118,7 @@ def test_cancel_ends_the_job(page: sync_api.Page) -> None:
     assert 0 < share_done(page) < 1
 
 
-def test_what_the_api_refuses_and_that_it_is_away_is_told(page: sync_api.Page) -> None:
+def test_what_the_api_refuses_and_that_it_is_away_is_told(page: Page) -> None:
     page.route("**/jobs", lambda route: route.fulfill(status=503, json={"detail": "Redis can't be used"}))
     start_job(page, 1)
     expect(page.get_by_role("alert")).to_have_text("Redis can't be used")
@@ -126,7 +127,7 @@ def test_what_the_api_refuses_and_that_it_is_away_is_told(page: sync_api.Page) -
     expect(page.get_by_text("No answer from the API")).to_be_visible()
 
 
-def test_a_job_that_is_watched_is_found_again_when_the_api_is_back(page: sync_api.Page) -> None:
+def test_a_job_that_is_watched_is_found_again_when_the_api_is_back(page: Page) -> None:
     start_job(page, 1_000_000_000)
     wait_for(page, lambda: share_done(page) > 0)
     page.context.set_offline(True)
