@@ -11,7 +11,7 @@ app = Celery("tasks", broker=redis_url, backend=redis_url, include=["main"])
 
 # For production, where workers are killed and Redis goes away: the README's chapter says what happens without each.
 app.conf.update(
-    task_acks_late=True,  # the tasks of a killed worker run again, so a task may run twice,
+    task_acks_late=True,  # a killed worker's tasks run again, in an hour (`visibility_timeout`). So any may run twice,
     worker_deduplicate_successful_tasks=True,  # though not once it has succeeded
     worker_prefetch_multiplier=1,  # a worker takes no messages but those that its processes work on
     broker_transport_options={"socket_timeout": 3},  # without Redis, a request gets an error in seconds,
