@@ -9,14 +9,15 @@ from fastapi.testclient import TestClient
 
 from run import ensure_redis, with_worker
 
+with socket.create_server(("localhost", 0)) as free:  # a Redis of the tests' own, which ends with them
+    os.environ["REDIS_URL"] = f"redis://localhost:{free.getsockname()[1]}/0"
+
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
     """An HTTP client on the app. Its tasks run in threads of the test's process, in which a debugger stops."""
-    with socket.create_server(("localhost", 0)) as free:
-        os.environ["REDIS_URL"] = f"redis://localhost:{free.getsockname()[1]}/0"
-    ensure_redis(os.environ["REDIS_URL"])  # one of their own, which ends with them
     from main import app
 
+    ensure_redis(os.environ["REDIS_URL"])
     with TestClient(with_worker(app)) as client:
         yield client

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from command import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("redis_server")  # or it is skipped
 @pytest.mark.skipif(sys.platform == "win32", reason="the peers' prefork pool doesn't run there")

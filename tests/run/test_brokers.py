@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from command import free_port, listens, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def broker(request, tmp_path):

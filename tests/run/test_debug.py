@@ -141,6 +141,7 @@ def test_stop_lets_what_is_paused_finish_three_times_in_a_row_on_the_same_port(e
         assert response.result().json() == {"2+2": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "victim"), [(PLAIN, "server"), (RELOAD, "reloader")])
 def test_kill_9_while_a_task_is_paused_leaves_nothing(editor, name, victim, stops_in_both, port, redis_port, get):
     editor.press_f5(name)
@@ -253,7 +254,7 @@ import tasks
 
 @app.get("/slow")
 def slow():
-    tasks.slow.delay().get(timeout=1)
+    tasks.slow.delay().get(timeout=3)
 """
 
 SLOW_TASK = """
@@ -262,20 +263,23 @@ SLOW_TASK = """
 def slow():
     import time
 
-    time.sleep(4)
+    time.sleep(6)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, RELOAD])
 def test_the_clock_stands_while_a_task_does(editor, name, main, tasks, get, redis_port):
     """Neither who waits for it gives up, nor does the broker deliver it again. A timeout without a pause fires."""
-    main.write_text(main.read_text().replace("timeout=10", "timeout=1") + SLOW)
-    tasks.write_text(tasks.read_text().replace("3600", "1") + SLOW_TASK)
+    main.write_text(main.read_text().replace("timeout=10", "timeout=3") + SLOW)
+    tasks.write_text(
+        tasks.read_text().replace('{"socket_timeout": 3}', '{"socket_timeout": 3, "visibility_timeout": 1}') + SLOW_TASK
+    )
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(name)
     response = get()
     task = editor.wait_for_stop()
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + 5
     wait_for(lambda: time.monotonic() > deadline)
     broker = Connection(f"redis://localhost:{redis_port}/0", transport_options={"visibility_timeout": 2})
     with broker as connection:

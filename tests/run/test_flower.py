@@ -9,6 +9,8 @@ import pytest
 from celery import Celery
 from command import ROOT, free_port, wait_for
 
+pytestmark = pytest.mark.slow
+
 NO_REDIS_ON_PATH = {"PATH": ""}
 
 

@@ -12,6 +12,8 @@ import redis
 from command import ROOT, free_port, listens, wait_for
 from dap import Editor
 
+pytestmark = pytest.mark.slow
+
 UVICORN = ["-m", "uvicorn", "--app-dir", "app", "main:app"]
 WORKER = ["-m", "celery", "--workdir", "app", "-A", "tasks", "worker", "-l", "INFO"]
 LONG = {"samples": 10**9}

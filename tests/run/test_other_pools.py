@@ -5,6 +5,8 @@ import re
 import pytest
 from command import listens, wait_for
 
+pytestmark = pytest.mark.slow
+
 PREFORK = ["--", "-P", "prefork", "-c", "2"]
 SOLO = ["--", "-P", "solo"]
 

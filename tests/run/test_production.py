@@ -18,6 +18,8 @@ from celery import Celery
 from command import ROOT, free_port, listens, wait_for
 from test_brokers import rabbitmq
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text()
 API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[1].splitlines()
 PROCESSES = 4  # of each worker

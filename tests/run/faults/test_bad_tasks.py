@@ -6,6 +6,8 @@ import redis
 from celery import Celery
 from command import wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("task", "state", "value"),

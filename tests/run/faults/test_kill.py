@@ -8,6 +8,8 @@ import httpx2 as httpx
 import pytest
 from command import MODES, wait_for
 
+pytestmark = pytest.mark.slow
+
 # What ends with the others, by a part of its command line; the resource tracker may go, and Python goes on without it.
 HARMLESS = "resource_tracker"
 

@@ -12,6 +12,8 @@ import pytest
 import redis
 from command import wait_for
 
+pytestmark = pytest.mark.slow
+
 LONG = pytest.mark.long
 
 

@@ -8,6 +8,8 @@ import pytest
 from command import listens, wait_for
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def open_connection(request):

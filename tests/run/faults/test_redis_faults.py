@@ -13,6 +13,8 @@ from command import free_port, listens, wait_for
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+pytestmark = pytest.mark.slow
+
 
 class Redis:
     """A redis-server that keeps what it holds, and can be killed, paused and started again."""

@@ -3,6 +3,8 @@
 import pytest
 from command import free_port
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cret"
 
 

@@ -8,6 +8,8 @@ import redis
 from celery import Celery
 from command import wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def client(redis_server):

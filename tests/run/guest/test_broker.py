@@ -7,6 +7,8 @@ import time
 import pytest
 from command import free_port, listens, put_in, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def guest(project):
