@@ -115,4 +115,4 @@ def test_it_listens_on_this_machine_alone(start, flower):
 
 def test_task_of_vs_code_is_the_command_of_the_readme(task):
     assert task["command"] == "${command:python.interpreterPath}"
-    assert f".venv/bin/{shlex.join(task['args'][1:])}\n" in (ROOT / "README.md").read_text()
+    assert f"`.venv/bin/{shlex.join(task['args'][1:])}`" in (ROOT / "README.md").read_text()
