@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import examples
 import pytest
+import sqlalchemy
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-
-sqlalchemy = pytest.importorskip("sqlalchemy", reason="pip install -r tests/requirements.txt")
-import examples  # noqa: E402
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_no_port_is_published_on_the_host_and_those_of_the_api_and_of_flower_are
 
 
 def test_the_requirements_are_installed_before_the_editor_opens_and_not_by_root(devcontainer):
-    assert devcontainer["updateContentCommand"].endswith("pip install --user -r requirements.txt")
+    assert devcontainer["updateContentCommand"].startswith("pip install --user -r requirements.txt")
     assert devcontainer["remoteUser"] == "vscode"
 
 
