@@ -9,7 +9,7 @@ redis_url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 # A worker imports `main`, and so knows the tasks of each module that the API imports.
 app = Celery("tasks", broker=redis_url, backend=redis_url, include=["main"])
 
-# For production, where workers are killed and Redis goes away: the README's chapter says what happens without each.
+# For production, where workers are killed and Redis goes away.
 app.conf.update(
     task_acks_late=True,  # a killed worker's tasks run again, in an hour (`visibility_timeout`). So any may run twice,
     worker_deduplicate_successful_tasks=True,  # though not once it has succeeded
