@@ -21,6 +21,7 @@ import atexit
 import concurrent.futures.thread
 import contextlib
 import functools
+import importlib.machinery
 import importlib.util
 import itertools
 import logging
@@ -66,26 +67,25 @@ with contextlib.suppress(ImportError, OSError, KeyError):  # as for `fastapi dev
 
     defaults["app"] = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["fastapi"]["entrypoint"]
 
+dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
 
 
+@click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
 @click.pass_context
-def main(ctx: click.Context, /, worker_args: Sequence[str], **params: Any) -> None:
+def main(ctx: click.Context, /, **params: Any) -> None:
     """Run APP, a FastAPI app such as main:app, and its Celery worker in one process.
 
     APP is looked for in the current directory, then in app/. The options of `celery worker` follow after `--`, where
     --help shows them.
     """
-    module = params["app"].partition(":")[0].partition(".")[0]
-    here, in_app = (any(Path(folder, module + end).exists() for end in ("", ".py")) for folder in ("", "app"))
-    if not params["app_dir"] and in_app and not here:
+    package, find = params["app"].partition(":")[0].partition(".")[0], importlib.machinery.PathFinder.find_spec
+    if not params["app_dir"] and not find(package, [""]) and find(package, ["app"]):
         params["app_dir"] = "app"
-    if params["env_file"]:
-        import dotenv
-
-        dotenv.load_dotenv(params["env_file"])
-    workers = 1 if params["reload"] else params["workers"] or int(os.environ.get("WEB_CONCURRENCY", 1))
+    config = uvicorn.Config("", env_file=params["env_file"], workers=params["workers"], log_config=None)
+    workers = 1 if params["reload"] else config.workers  # or WEB_CONCURRENCY, perhaps of the file
     if worker_args:  # a mistake is told before anything starts
         with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
             if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
@@ -250,16 +250,16 @@ def run_exit_functions() -> None:
 
 def make_app() -> "AppWithWorker":
     """Return APP with its worker, in the process that serves it, which this makes ready."""
-    settings.update(command.make_context("run.py", sys.argv[1:]).params)
+    settings.update(main.make_context("run.py", uvicorn_args).params)
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
-    args, options = settings["worker_args"], {name: settings[name] for name in ("app", "factory", "interface")}
+    options = {name: settings[name] for name in ("app", "factory", "interface")}
     try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        app = with_worker(config.loaded_app, *args, at_end=run_exit_functions)
+        app = with_worker(config.loaded_app, *worker_args, at_end=run_exit_functions)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
@@ -857,20 +857,5 @@ def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
         getattr(debugpy, "trigger_exception_handler", print)(exception)
 
 
-class Command(click.Command):
-    """uvicorn's command, with the options of `celery worker` after `--`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
-        if (first := ctx.params["app"]).startswith("-"):  # it's of what follows `--`
-            app = defaults.get("app") or ctx.fail("Missing argument 'APP'.")
-            ctx.params.update(app=app, worker_args=(first, *ctx.params["worker_args"]))
-        return rest
-
-
-context_settings = {**uvicorn.main.context_settings, "default_map": defaults}
-worker_options = click.Argument(["worker_args"], nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER OPTIONS]")
-command = Command("run.py", context_settings, main, [*uvicorn.main.params, worker_options], main.__doc__)
-
 if __name__ == "__main__":
-    command()
+    main(uvicorn_args)
