@@ -125,11 +125,9 @@ def error(message: str) -> int:
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
 
-# The shell kills all when its standard input ends, which it does however this process ends, and starts a killed Redis
-# again. A debugger would follow a Python.
-GUARD = (
-    'exec 3<&0; for _ in 1 2; do { read -r _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
-)
+# The shell starts a killed Redis again, and kills all when its standard input ends, which it does however this process
+# ends. A debugger would follow a Python.
+GUARD = 'exec 3<&0; for _ in 1 2; do { read _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
 guards: list[Any] = []  # the shells, each by the pipe to it
 
 
@@ -141,20 +139,19 @@ def ensure_redis(url: str) -> None:
     try:
         parts = urlsplit(url)
         host, port, password = parts.hostname or "localhost", parts.port or 6379, unquote(parts.password or "")
-        addresses = sorted(str(info[4][0]) for info in socket.getaddrinfo(host, port))  # IPv4 first
+        address = min(str(info[4][0]) for info in socket.getaddrinfo(host, port))  # IPv4 first
     except (OSError, ValueError):
         return  # the worker will tell
-    is_here = all(address == "::1" or address.startswith("127.") for address in addresses)
-    if parts.scheme != "redis" or not is_here or listens(host, port):
+    if parts.scheme != "redis" or not address.startswith(("127.", "::1")) or listens(host, port):
         return
     if program := os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server")):
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
-        command = [program, "--bind", addresses[0], "--port", str(port), "--save", "", *user]
+        command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
         # In a session of its own, as Ctrl-C is for this process, which lets tasks finish.
-        guard = subprocess.Popen(["sh", "-c", GUARD, "run.py", *command], stdin=subprocess.PIPE, start_new_session=True)
-        guards.append(guard)
+        shell = ["sh", "-c", GUARD, "run.py", *command]
+        guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
     elif importlib.util.find_spec("fakeredis"):
-        program, serving = "fakeredis", serve_fakeredis(addresses[0], port)
+        program, serving = "fakeredis", serve_fakeredis(address, port)
         threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
     else:
         return
@@ -163,7 +160,7 @@ def ensure_redis(url: str) -> None:
         if time.monotonic() > deadline:
             sys.exit(error(f"{program} did not start at {host}:{port}. Start a Redis there by hand."))
         time.sleep(0.01)
-    what = f"Started {Path(program).stem} at {addresses[0]}:{port}, as nothing listened there"
+    what = f"Started {Path(program).stem} at {address}:{port}, as nothing listened there"
     click.echo(click.style("INFO", fg="green") + f":     {what}", err=True)
 
 
@@ -184,19 +181,11 @@ async def serve_fakeredis(host: str, port: int) -> None:
     database = FakeServer()
 
     async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        info = {"addr": "{}:{}".format(*writer.get_extra_info("peername")), "cmd": "", "resp": 2}
-        client = AsyncFakeSocket(database, 0, client_class=redis.Redis, client_info=info)
-
-        async def reply() -> None:
-            while True:
-                response = await client.responses.get()
-                writer.write(encode_reply(response, client._client_info.protocol_version))
-
-        replies = asyncio.create_task(reply())
+        client: Any = AsyncFakeSocket(database, 0, client_class=redis.Redis)
+        client.put_response = lambda reply: writer.write(encode_reply(reply, client._client_info.protocol_version))
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 client.sendall(data)
-        replies.cancel()
         client.close()
         writer.close()
 
@@ -204,12 +193,6 @@ async def serve_fakeredis(host: str, port: int) -> None:
 
 
 # --- The process that serves ------------------------------------------------------------------------------------------
-
-# What forked processes share: libraries alone, and none of Celery's worker, as packages that watch it patch it first.
-LIBRARIES = """
-fastapi uvicorn.lifespan.on uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto
-celery celery.bin.worker celery.backends.redis kombu.transport.redis
-"""
 
 
 def fork_children() -> None:
@@ -220,7 +203,10 @@ def fork_children() -> None:
     """
     if sys.platform == "linux" and "pydevd" not in sys.modules:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES.split())
+        # None of Celery's worker is shared, as packages that watch it patch it first.
+        libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis uvicorn.lifespan.on "
+        libraries += "uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto"
+        context.set_forkserver_preload(libraries.split())
         # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
         multiprocessing.resource_tracker.ensure_running()  # which would unblock it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -40,7 +40,7 @@ from command import ROOT
         ("atexit", "_run_exitfuncs", "run.py does with it what Python does at its end, where it doesn't"),
         ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
         ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),
-        ("fakeredis.aioredis", "AsyncFakeSocket", "run.py serves fakeredis with it"),
+        ("fakeredis.aioredis.AsyncFakeSocket", "put_response", "run.py serves fakeredis with it"),
     ],
 )
 def test_names_are_there(owner, names, purpose):
