@@ -23,7 +23,6 @@ import contextlib
 import functools
 import importlib.machinery
 import importlib.util
-import itertools
 import logging
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -273,15 +272,12 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
 
 def users_frames() -> Iterator[types.FrameType]:
     """Yield the frames of the call stack that run the user's code, the innermost first."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame:
-        if is_users(frame.f_globals):
-            yield frame
-        frame = frame.f_back
+    return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame.f_globals))
 
 
-def place(code: types.CodeType, line: int) -> str:
-    return f"{os.path.relpath(code.co_filename)}:{line}"
+def users_line() -> str:
+    """Return where the user's code stands, as file:line, or "" if none of it is in the call stack."""
+    return next((f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}" for frame in users_frames()), "")
 
 
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
@@ -381,20 +377,22 @@ def app_name(app: Any) -> str:
 
 
 class InTask(threading.local):
-    """True in a thread that runs a task, where `.get()` raises and result backends don't prepare for replies.
+    """True in a thread that runs tasks, where `.get()` raises and result backends don't prepare for replies.
 
     Celery has one flag for the process (https://github.com/celery/celery/issues/3189), which here would hold for
     request handlers too, and which `allow_join_result` in one task would clear for all.
     """
 
     def __init__(self) -> None:
-        self.blocks: list[bool] = []  # of the `allow_join_result` and `denied_join_result` that this thread is in
+        # And those of the `allow_join_result` and `denied_join_result` that this thread is in.
+        self.blocks = [threading.current_thread().name.startswith("celery-task")]
 
     def __bool__(self) -> bool:
         if sys._getframe(1).f_code.co_name == "assert_will_not_block":  # so begins `.get()`
-            warn_of_blocked_loop()
-        task = celery.current_task
-        return self.blocks[-1] if self.blocks else bool(task and not task.request.is_eager)
+            with contextlib.suppress(RuntimeError):  # there is no loop in this thread
+                asyncio.get_running_loop()
+                warn_of_blocked_loop(users_line())
+        return self.blocks[-1]
 
     def set(self, value: Any) -> None:
         """Stand in for what these two set Celery's flag with, and set it back with to the value that it had."""
@@ -402,19 +400,14 @@ class InTask(threading.local):
 
 
 in_task = InTask()
-blocked_at: set[str] = set()  # the lines of which it was said
 
 
-def warn_of_blocked_loop() -> None:
+@functools.cache
+def warn_of_blocked_loop(where: str) -> None:
     """Say, once for each line of the user's, that it waits in the event loop, and what to do."""
-    with contextlib.suppress(RuntimeError):  # there is no loop in this thread
-        asyncio.get_running_loop()
-        told = "%s waits for a task in the event loop, and no request is answered meanwhile. Make the handler a plain "
-        told += "def, or type: await run_in_threadpool(result.get)"
-        for frame in itertools.islice(users_frames(), 1):
-            if (where := place(frame.f_code, frame.f_lineno)) not in blocked_at:
-                blocked_at.add(where)
-                logging.getLogger("uvicorn.error").warning(told, where)
+    told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
+    told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
+    logging.getLogger("uvicorn.error").warning(told, where)
 
 
 def worker_defaults(app: Any) -> list[str]:
@@ -615,21 +608,19 @@ def run_celery(settings_of_server: dict[str, Any], command: list[str], ready: An
 
 # --- Its log ----------------------------------------------------------------------------------------------------------
 
-senders: dict[str, list[Any]] = {}  # what sent a task, by its id, until its end is told; see `note_sender`
+senders: dict[str, tuple[str, list[Any]]] = {}  # by the task's id, until its end is told
 
 
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
-    """Note the user's line that sends a task, and in the debugger the frames below it, each with its variables.
+    """Note the user's line that sends a task, and in the debugger its call stack, each frame with its variables.
 
     It stays in this process, where the task runs.
     """
-    debugger = find_debugger()
-    frames = itertools.islice(users_frames(), None if debugger else 1)
-    senders[headers["id"]] = [
-        (frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals) if debugger else {}) for frame in frames
-    ]
     if len(senders) > 10_000:  # other workers took them
         senders.clear()
+    frames = users_frames() if find_debugger() else ()
+    stack = [(frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals)) for frame in frames]
+    senders[headers["id"]] = users_line(), stack
 
 
 def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
@@ -662,10 +653,9 @@ class WorkerLog(logging.Handler):
             return
         shown, message, data = logging.makeLogRecord(vars(record)), record.getMessage(), getattr(record, "data", None)
         if record.name == "celery.app.trace" and data:  # it tells the end of a task
-            data = {**data, "id": data["id"][:8], "runtime": f"{data.get('runtime', 0):.3f}"}
-            message = str(record.msg) % data
-            for code, line, *_ in senders.pop(record.data["id"], [])[:1]:  # type: ignore[attr-defined]
-                message = message.replace("]", f"] from {place(code, line)}", 1)
+            sender, _ = senders.pop(data["id"], ("", []))
+            message = str(record.msg) % {**data, "id": data["id"][:8], "runtime": f"{data.get('runtime', 0):.3f}"}
+            message = message.replace("]", f"] from {sender}", 1) if sender else message
             if record.exc_info and (exc := record.exc_info[1]):
                 shown.exc_info, shown.exc_text = (type(exc), exc, users_traceback(exc)), None
         shown.msg, shown.args = f"worker - {message}" if is_workers else message, None
@@ -792,8 +782,8 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
         debugpy.trace_this_thread(True)
         results.append(target(*args, **kwargs))
 
-    frames, senders[task_id] = senders.get(task_id, []), senders.get(task_id, [])[:1]
-    for code, line, scope, values in frames:
+    _, stack = senders.get(task_id, ("", []))
+    for code, line, scope, values in stack:
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "exec").replace(co_name=code.co_name)
         call = functools.partial(exec, text, {**scope, "__call__": call}, values)
     debugpy.trace_this_thread(False)
