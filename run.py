@@ -236,6 +236,8 @@ def run_exit_functions() -> None:
 def make_app() -> "AppWithWorker":
     """Return APP with its worker, in the process that serves it, which this makes ready."""
     settings.update(main.make_context("run.py", uvicorn_args).params)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -263,11 +265,16 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
         worker_args: options of `celery worker`, such as "-A", "tasks".
         at_end: is called once both have ended.
     """
-    options = parse_worker_args(celery.current_app, worker_args)
-    celery_app = find_celery_app(options["app"])
+    celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
+    level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
+    queues = ",".join(routed_queues(celery_app))
+    args = ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", queues, *worker_args]
+    options = parse_worker_args(celery_app, args)
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    return AppWithWorker(app, (WorkerThread if is_threads else WorkerProcess)(celery_app, worker_args), at_end)
+    worker: WorkerThread | WorkerProcess
+    worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
+    return AppWithWorker(app, worker, at_end)
 
 
 def users_frames() -> Iterator[types.FrameType]:
@@ -410,33 +417,37 @@ def warn_of_blocked_loop(where: str) -> None:
     logging.getLogger("uvicorn.error").warning(told, where)
 
 
-def worker_defaults(app: Any) -> list[str]:
-    """Return the options of `celery worker` that have other defaults here."""
-    level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
-    return ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", ",".join(routed_queues(app))]
-
-
 class WorkerThread(threading.Thread):
-    """Celery's own worker in a thread of this process, with its tasks in further threads."""
+    """Celery's own worker in a thread of this process, with its tasks in further threads.
 
-    def __init__(self, app: Any, args: Sequence[str]) -> None:
+    Attributes:
+        ready: set once it takes tasks.
+        error: why it can't, if anything is known of that.
+    """
+
+    def __init__(self, app: Any, options: dict[str, Any]) -> None:
         super().__init__(name="celery-worker", daemon=True)
-        self.app, self.args, self.ready, self.undo = app, args, threading.Event(), contextlib.ExitStack()
-        self.error, self.hostname, self.deadline = "", "", float("inf")
+        self.app, self.options, self.ready, self.deadline = app, options, threading.Event(), float("inf")
+        self.error = "no answer"
+        self.note_broker_error(self.error)  # until there is one
 
     def run(self) -> None:
-        self.note_broker_error(self.app.connection_for_read(), "no answer")
         try:
-            with self.undo:  # what is set for the process
-                self.create_worker().start()
+            with contextlib.ExitStack() as undo:  # what is set for the process
+                self.create_worker(undo).start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def note_broker_error(self, connection: Any, why: object) -> None:
+    def note_broker_error(self, why: object, *_: object) -> None:
+        """Keep why the broker can't be used, and tell it if it could until now."""
+        broker = self.app.connection_for_read().as_uri()
+        if not self.error:
+            told = "Cannot connect to %s: %s. Trying again each second"
+            logging.getLogger("celery.worker").error(told, broker, why)
         hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
-        self.error = f"the broker {connection.as_uri()} can't be used: {why}. {hint}"
+        self.error = f"the broker {broker} can't be used: {why}. {hint}"
 
-    def create_worker(self) -> Any:
+    def create_worker(self, undo: contextlib.ExitStack) -> Any:
         """Return Celery's worker, with what it sets for the process.
 
         Its modules are imported here, after APP, as packages that watch Celery patch them before a worker has them.
@@ -446,10 +457,9 @@ class WorkerThread(threading.Thread):
         from celery.backends import asynchronous
         from celery.concurrency.thread import TaskPool
         from celery.utils.imports import symbol_by_name
-        from celery.utils.log import worker_logger
         from celery.worker import state
 
-        thread, undo = self, self.undo.callback
+        thread = self
 
         class Pool(TaskPool):  # type: ignore[misc, unused-ignore]
             task_join_will_block = in_task
@@ -458,17 +468,17 @@ class WorkerThread(threading.Thread):
                 self.executor = concurrent.futures.ThreadPoolExecutor(self.limit, "celery-task")
                 signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
 
-            def on_apply(self, target: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
+            def on_apply(self, target: Any, *args: Any, **options: Any) -> Any:
                 if find_debugger():
                     target = functools.partial(call_from_sender, options.get("correlation_id"), target)
-                return super().on_apply(target, args, *rest, **options)
+                return super().on_apply(target, *args, **options)
 
             def on_stop(self) -> None:
                 self.executor.shutdown(wait=False, cancel_futures=True)
                 while state.active_requests and time.monotonic() < thread.deadline:
                     time.sleep(0.01)
                 for request in tuple(state.active_requests):
-                    cut_off(request, worker_logger)
+                    cut_off(request)
                 for process in multiprocessing.active_children():
                     if not process.daemon:  # Python would wait for it; the others it ends itself
                         process.kill()
@@ -477,23 +487,12 @@ class WorkerThread(threading.Thread):
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
             """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
 
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
-                self.connection_errors = (Exception,)
-
             def ensure_connected(self, conn: Any) -> Any:
                 if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
                     conn.transport_options.setdefault("polling_interval", 0.1)
-                conn.ensure_connection(self.tell_once, None, 1, 0, 1, state.maybe_shutdown)
+                conn.ensure_connection(thread.note_broker_error, None, 1, 0, 1, state.maybe_shutdown)
                 thread.error = ""
                 return conn
-
-            def tell_once(self, exc: Exception, _: float) -> None:
-                if not thread.error:
-                    told = "Cannot connect to %s: %s. Trying again each second"
-                    worker_logger.error(told, self.conninfo.as_uri(), exc)
-                thread.note_broker_error(self.conninfo, exc)
 
             def on_connection_error_after_connected(self, exc: Exception) -> None:
                 if not thread.ready.is_set() and not isinstance(exc, self.conninfo.connection_errors):
@@ -505,47 +504,40 @@ class WorkerThread(threading.Thread):
             def setup_logging(self, colorize: bool | None = None) -> bool:
                 options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
                 if not signals.setup_logging.send(sender=None, **options):
-                    set_up_log(self.loglevel, thread.undo)
+                    set_up_log(self.loglevel, undo)
                 return True  # or Celery redirects sys.stdout
 
             def on_consumer_ready(self, consumer: Any) -> None:
-                queues = ", ".join(self.app.amqp.queues.consume_from)
-                worker_logger.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
+                queues, log = ", ".join(self.app.amqp.queues.consume_from), logging.getLogger("celery.worker")
+                log.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
                 if any(limit.time_limit or limit.soft_time_limit for limit in [self, *user_tasks(self.app)]):
-                    worker_logger.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
+                    log.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
                 super().on_consumer_ready(consumer)
                 consumer.timer.call_repeatedly(1, hold_messages)
                 thread.ready.set()
 
-        args = [] if self.app.conf.worker_concurrency else ["--concurrency", str(max(4, os.cpu_count() or 0))]
-        options = parse_worker_args(self.app, [*args, *worker_defaults(self.app), *self.args])
         state.should_stop = None
-        undo(_state.set_default_app, _state.default_app)
+        undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result._set_task_join_will_block = in_task.set
-        undo(setattr, asynchronous, "time", asynchronous.time)
+        undo.callback(setattr, asynchronous, "time", asynchronous.time)
         asynchronous.time = Clock()
+        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
+        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
-        for sent, handle in (signals.before_task_publish, note_sender), (signals.task_failure, stop_at_failure):
-            sent.connect(handle)
-            undo(sent.disconnect, handle)
-        if reconfigure := getattr(sys.stdout, "reconfigure", None):
-            undo(reconfigure, line_buffering=getattr(sys.stdout, "line_buffering", False))
-            reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
-        if options.pop("beat"):  # Celery's own would be a further process, forked from one with threads
-            schedule = {"schedule_filename": options["schedule_filename"], "scheduler_cls": options["scheduler"]}
-            service = beat.EmbeddedService(self.app, thread=True, **schedule)
-            service.start()
-            undo(service.stop)
-        options.update(app=self.app, pool=Pool, consumer_cls=Consumer, quiet=True)
-        worker = Worker(**options)
-        self.hostname = worker.hostname
+        signals.before_task_publish.connect(note_sender)
+        signals.task_failure.connect(stop_at_failure)
+        concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
+        ours = {"app": self.app, "pool": Pool, "consumer_cls": Consumer, "concurrency": concurrency, "quiet": True}
+        worker = Worker(**{**self.options, **ours})
+        # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
+        worker.consumer.connection_errors = (Exception,)
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
-            undo(state_db.save)
+            undo.callback(state_db.save)
         # By default, each running task may hold up the event loop for 5 ms. Beside 4 CPU-bound tasks on two cores, GET
         # /ping took (p50) 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
-        undo(sys.setswitchinterval, sys.getswitchinterval())
+        undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
@@ -559,51 +551,52 @@ class WorkerThread(threading.Thread):
 
         self.deadline = time.monotonic() + timeout
         if state.should_stop is None:
-            signals.worker_shutting_down.send(sender=self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
+            hostname = self.options["hostname"]
+            signals.worker_shutting_down.send(sender=hostname, sig="SIGTERM", how="Warm", exitcode=0)
             state.should_stop = 0  # as Celery's handlers of signals do
 
 
-def cut_off(request: Any, logger: Any) -> None:
+def cut_off(request: Any) -> None:
     """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
     from celery.exceptions import WorkerLostError
 
     fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
-    logger.error("Task %s[%s] was still running and is cut off: %s", request.name, request.id, fate)
+    told = "Task %s[%s] was still running and is cut off: %s"
+    logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
     if request.acknowledged:
         request.task.backend.mark_as_failure(request.id, WorkerLostError("The worker stopped before the task ended."))
     concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait for them
 
 
-class WorkerProcess:
+class WorkerProcess(multiprocessing.context.SpawnProcess):
     """Celery's own command in a process beside the server, for the other pools. It has what `WorkerThread` has."""
 
+    error = ""
+
     def __init__(self, app: Any, args: Sequence[str]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.app, self.ready, self.error = app, context.Event(), ""
-        command = ["celery", "-q", "-A", app_name(app), "worker", *worker_defaults(app), *args]
-        self.process = context.Process(target=run_celery, args=(settings, command, self.ready))
-        self.start, self.is_alive, self.join = self.process.start, self.process.is_alive, self.process.join
+        super().__init__()
+        self.command, self.settings = ["celery", "-q", "-A", app_name(app), "worker", *args], settings
+        self.ready = multiprocessing.get_context("spawn").Event()
+
+    def run(self) -> None:
+        """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
+        from celery import signals
+        from celery.__main__ import main
+
+        settings.update(self.settings)
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        if hasattr(os, "setsid"):
+            os.setsid()
+        log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
+        uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
+        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
+        signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
+        sys.argv = self.command
+        main()
 
     def stop(self, timeout: float) -> None:
-        if self.process.pid and self.is_alive():
-            os.kill(self.process.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
-
-
-def run_celery(settings_of_server: dict[str, Any], command: list[str], ready: Any) -> None:
-    """Run Celery's own command, with uvicorn's log, where Ctrl-C is not for it."""
-    from celery import signals
-    from celery.__main__ import main
-
-    settings.update(settings_of_server)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    if hasattr(os, "setsid"):
-        os.setsid()
-    log = {name: settings[name] for name in ("log_config", "log_level", "use_colors") if settings[name] is not None}
-    uvicorn.Config("", **log)
-    signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
-    signals.worker_ready.connect(lambda **_: ready.set(), weak=False)
-    sys.argv = command
-    main()
+        if self.pid and self.is_alive():
+            os.kill(self.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
 # --- Its log ----------------------------------------------------------------------------------------------------------
