@@ -667,7 +667,7 @@ class AppWithWorker:
     """
 
     def __init__(self, app: Any, worker: WorkerThread | WorkerProcess, at_end: Callable[[], None]) -> None:
-        self.app, self.worker, self.at_end = app, worker, at_end
+        self.app, self.worker, self.at_end, self.stopping = app, worker, at_end, threading.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -678,20 +678,23 @@ class AppWithWorker:
             await receive()
             await send({"type": "lifespan.startup.failed"})
             raise RuntimeError(why)  # for TestClient; uvicorn knows by now
-        watch = asyncio.create_task(self.watch_worker())
-        leave_debugger_at_end(watch)
+        threading.Thread(target=self.watch, name="watches the worker", daemon=True).start()
 
         async def send_after_worker(message: dict[str, str]) -> None:
             if message["type"] != "lifespan.startup.complete":
-                watch.cancel()
-                await self.stop_worker()
+                self.stopping.set()
+                if threading.current_thread() is threading.main_thread():  # a second Ctrl-C lets no task finish
+                    signal.signal(signal.SIGINT, lambda *_: self.worker.stop(0))  # uvicorn sets it back
+                timeout = settings["timeout_graceful_shutdown"]  # as for requests
+                self.worker.stop(timeout)
+                await asyncio.to_thread(self.worker.join, timeout + 1)  # not for ever: its broker may hang
                 self.at_end()
             await send(message)
 
         try:
             await self.app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
-            watch.cancel()
+            self.stopping.set()
             self.worker.stop(0)
             self.worker.join(1)
 
@@ -706,33 +709,32 @@ class AppWithWorker:
             await asyncio.sleep(0.005)
         return ""
 
-    async def stop_worker(self) -> None:
-        """Let running tasks finish for as long as uvicorn lets requests; on a second Ctrl-C, not."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, lambda *_: self.worker.stop(0))  # uvicorn sets it back
-        timeout = settings["timeout_graceful_shutdown"]
-        self.worker.stop(timeout)
-        deadline = time.monotonic() + timeout + 1  # not for ever: its broker may hang
-        while self.worker.is_alive() and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+    def watch(self) -> None:
+        """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed.
 
-    async def watch_worker(self) -> None:
-        """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
+        On a signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever.
+        """
         global exit_code
-        parent, was_debugged, left = multiprocessing.parent_process(), False, 0
-        while self.worker.is_alive():
+        parent: Any = multiprocessing.parent_process()
+        server, left_at = getattr(signal.getsignal(signal.SIGINT), "__self__", None), float("inf")
+        while not self.stopping.wait(0.1):
             debugger = find_debugger()
-            is_debugged = bool(debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached())
-            was_debugged, left = was_debugged or is_debugged, 0 if is_debugged else left + 1
-            if parent and parent.pid and was_debugged and left == 10:  # Restart has it back after 0.6 to 0.7 s
+            if getattr(server, "should_exit", False):  # uvicorn's
+                if debugger:
+                    sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI().request_disconnect(debugger, True)
+                return
+            if not self.worker.is_alive():
+                exit_code = 1
+                if parent and settings["reload"]:  # which would wait for an edit
+                    os.kill(parent.pid, signal.SIGTERM)
+                why = f" ({self.worker.error})" if self.worker.error else ""
+                error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
+                signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+                return
+            if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
+                left_at = time.monotonic()
+            elif parent and time.monotonic() > left_at + 1:  # Restart has it back after 0.6 to 0.7 s
                 os.kill(parent.pid, signal.SIGTERM)
-            await asyncio.sleep(0.1)
-        exit_code = 1
-        if parent and parent.pid and settings["reload"]:  # which would wait for an edit
-            os.kill(parent.pid, signal.SIGTERM)
-        why = f" ({self.worker.error})" if self.worker.error else ""
-        error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -743,22 +745,6 @@ def find_debugger() -> Any:
     pydevd: Any = sys.modules.get("pydevd")
     debugger = pydevd and pydevd.get_global_debugger()
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
-
-
-def leave_debugger_at_end(watch: "asyncio.Task[None]") -> None:
-    """On the first signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever."""
-    if not find_debugger() or threading.current_thread() is not threading.main_thread():
-        return
-    uvicorns = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(sig: Any, frame: Any) -> None:
-        watch.cancel()  # it would take that for Stop
-        api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-        threading.Thread(target=api.request_disconnect, args=(find_debugger(), True)).start()
-        uvicorns[sig](sig, frame)  # type: ignore[operator, misc]
-
-    for sig in uvicorns:
-        signal.signal(sig, handle)
 
 
 def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
