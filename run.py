@@ -233,7 +233,7 @@ def run_exit_functions() -> None:
             stream.flush()
 
 
-def make_app() -> "AppWithWorker":
+def make_app() -> Any:
     """Return APP with its worker, in the process that serves it, which this makes ready."""
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
@@ -255,26 +255,6 @@ def make_app() -> "AppWithWorker":
     if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     return app
-
-
-def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> "AppWithWorker":
-    """Return `app` with the worker of its Celery app, also for tests: `TestClient(with_worker(app))`.
-
-    Args:
-        app: an ASGI app, imported with its Celery app.
-        worker_args: options of `celery worker`, such as "-A", "tasks".
-        at_end: is called once both have ended.
-    """
-    celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
-    celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
-    level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
-    queues = ",".join(routed_queues(celery_app))
-    args = ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", queues, *worker_args]
-    options = parse_worker_args(celery_app, args)
-    is_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    worker: WorkerThread | WorkerProcess
-    worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
-    return AppWithWorker(app, worker, at_end)
 
 
 def users_frames() -> Iterator[types.FrameType]:
@@ -660,81 +640,95 @@ class WorkerLog(logging.Handler):
 # --- The app with its worker ------------------------------------------------------------------------------------------
 
 
-class AppWithWorker:
-    """An ASGI app that is `app` with a worker: ready before the first request, ended after app's own shutdown.
+def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> Any:
+    """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
 
-    https://asgi.readthedocs.io/en/latest/specs/lifespan.html
+    Also for tests: `TestClient(with_worker(app))`. https://asgi.readthedocs.io/en/latest/specs/lifespan.html
+
+    Args:
+        app: an ASGI app, imported with its Celery app.
+        worker_args: options of `celery worker`, such as "-A", "tasks".
+        at_end: is called once both have ended.
     """
+    celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
+    celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
+    level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
+    queues = ",".join(routed_queues(celery_app))
+    args = ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", queues, *worker_args]
+    options = parse_worker_args(celery_app, args)
+    is_threads = options["pool"].__module__ == "celery.concurrency.thread"
+    worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
+    ending = threading.Event()
 
-    def __init__(self, app: Any, worker: WorkerThread | WorkerProcess, at_end: Callable[[], None]) -> None:
-        self.app, self.worker, self.at_end, self.stopping = app, worker, at_end, threading.Event()
+    async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
+        async def send_after_worker(message: dict[str, str]) -> None:
+            if message["type"] != "lifespan.startup.complete":
+                ending.set()
+                if threading.current_thread() is threading.main_thread():  # a second Ctrl-C lets no task finish
+                    signal.signal(signal.SIGINT, lambda *_: worker.stop(0))  # uvicorn sets it back
+                timeout = settings["timeout_graceful_shutdown"]  # as for requests
+                worker.stop(timeout)
+                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
+                at_end()
+            await send(message)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
-        if why := await self.start_worker():
+        if why := await start_worker(worker):
             error(why)
             await receive()
             await send({"type": "lifespan.startup.failed"})
             raise RuntimeError(why)  # for TestClient; uvicorn knows by now
-        threading.Thread(target=self.watch, name="watches the worker", daemon=True).start()
-
-        async def send_after_worker(message: dict[str, str]) -> None:
-            if message["type"] != "lifespan.startup.complete":
-                self.stopping.set()
-                if threading.current_thread() is threading.main_thread():  # a second Ctrl-C lets no task finish
-                    signal.signal(signal.SIGINT, lambda *_: self.worker.stop(0))  # uvicorn sets it back
-                timeout = settings["timeout_graceful_shutdown"]  # as for requests
-                self.worker.stop(timeout)
-                await asyncio.to_thread(self.worker.join, timeout + 1)  # not for ever: its broker may hang
-                self.at_end()
-            await send(message)
-
+        threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
         try:
-            await self.app(scope, receive, send_after_worker)
+            await app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
-            self.stopping.set()
-            self.worker.stop(0)
-            self.worker.join(1)
+            ending.set()
+            worker.stop(0)
+            worker.join(1)
 
-    async def start_worker(self) -> str:
-        """Start the worker, and return once it takes tasks, or why it doesn't."""
-        deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
-        self.worker.start()
-        while not self.worker.ready.is_set():
-            why = self.worker.error
-            if not self.worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
-                return f"The Celery worker can't start: {why or 'its log says why'}"
-            await asyncio.sleep(0.005)
-        return ""
+    return app_with_worker
 
-    def watch(self) -> None:
-        """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed.
 
-        On a signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever.
-        """
-        global exit_code
-        parent: Any = multiprocessing.parent_process()
-        server, left_at = getattr(signal.getsignal(signal.SIGINT), "__self__", None), float("inf")
-        while not self.stopping.wait(0.1):
-            debugger = find_debugger()
-            if getattr(server, "should_exit", False):  # uvicorn's
-                if debugger:
-                    sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI().request_disconnect(debugger, True)
-                return
-            if not self.worker.is_alive():
-                exit_code = 1
-                if parent and settings["reload"]:  # which would wait for an edit
-                    os.kill(parent.pid, signal.SIGTERM)
-                why = f" ({self.worker.error})" if self.worker.error else ""
-                error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-                signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-                return
-            if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
-                left_at = time.monotonic()
-            elif parent and time.monotonic() > left_at + 1:  # Restart has it back after 0.6 to 0.7 s
+async def start_worker(worker: WorkerThread | WorkerProcess) -> str:
+    """Start the worker, and return once it takes tasks, or why it doesn't."""
+    deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
+    worker.start()
+    while not worker.ready.is_set():
+        why = worker.error
+        if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
+            return f"The Celery worker can't start: {why or 'its log says why'}"
+        await asyncio.sleep(0.005)
+    return ""
+
+
+def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
+    """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed.
+
+    On a signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever.
+    """
+    global exit_code
+    parent: Any = multiprocessing.parent_process()
+    server, left_at = getattr(signal.getsignal(signal.SIGINT), "__self__", None), float("inf")
+    while not ending.wait(0.1):
+        debugger = find_debugger()
+        if getattr(server, "should_exit", False):  # uvicorn's
+            if debugger:
+                sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI().request_disconnect(debugger, True)
+            return
+        if not worker.is_alive():
+            exit_code = 1
+            if parent and settings["reload"]:  # which would wait for an edit
                 os.kill(parent.pid, signal.SIGTERM)
+            why = f" ({worker.error})" if worker.error else ""
+            error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
+            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+            return
+        if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
+            left_at = time.monotonic()
+        elif parent and time.monotonic() > left_at + 1:  # Restart has it back after 0.6 to 0.7 s
+            os.kill(parent.pid, signal.SIGTERM)
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
