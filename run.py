@@ -6,9 +6,9 @@
     python run.py main:app --port 8080 -- --concurrency 8 --loglevel debug
 
 uvicorn serves APP with one thing more: a lifespan that starts a Celery worker before APP's own startup and stops it
-after APP's own shutdown. In which process that is, when, and how often, is uvicorn's business. Tasks run as threads of
-that process, so that one debugger stops in both and one reload renews both. In production, run `uvicorn` and `celery
-worker` themselves; nothing in the app knows of this file. Read on in the order it happens.
+after APP's own shutdown. When, in which process and how often, is uvicorn's business. Tasks run as threads of that
+process, so that one debugger stops in both and one reload renews both. In production, run `uvicorn` and `celery worker`
+themselves; nothing in the app knows of this file. Read on in the order it happens.
 """
 
 import sys
@@ -62,9 +62,8 @@ defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # in seconds, not f
 if importlib.util.find_spec("watchfiles"):  # which waits by itself
     defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
 with contextlib.suppress(ImportError, OSError, KeyError):  # as for `fastapi dev`; Python 3.10 can't read it
-    import tomllib
-
-    defaults["app"] = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["fastapi"]["entrypoint"]
+    pyproject = importlib.import_module("tomllib").loads(Path("pyproject.toml").read_text())
+    defaults["app"] = pyproject["tool"]["fastapi"]["entrypoint"]
 
 dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
@@ -131,10 +130,7 @@ guards: list[Any] = []  # the shells, each by the pipe to it
 
 
 def ensure_redis(url: str) -> None:
-    """Serve a Redis in memory at `url` until this process ends, if that is on this machine and nothing listens there.
-
-    By redis-server or valkey-server where there is one, else by fakeredis in a thread, if that is installed.
-    """
+    """Serve a Redis in memory at `url` until this process ends, if that is on this machine and nothing listens."""
     try:
         parts = urlsplit(url)
         host, port, password = parts.hostname or "localhost", parts.port or 6379, unquote(parts.password or "")
@@ -192,14 +188,8 @@ async def serve_fakeredis(host: str, port: int) -> None:
 
 
 # --- The process that serves ------------------------------------------------------------------------------------------
-
-
 def fork_children() -> None:
-    """Have uvicorn's child processes be forks of one that has imported libraries, on Linux.
-
-    Not under a debugger, which would not see forks. uvicorn has no public name for it:
-    https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-    """
+    """Have uvicorn's child processes be forks of one that has imported libraries, on Linux; no debugger sees forks."""
     if sys.platform == "linux" and "pydevd" not in sys.modules:
         context = multiprocessing.get_context("forkserver")
         # None of Celery's worker is shared, as packages that watch it patch it first.
@@ -211,7 +201,7 @@ def fork_children() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError):  # else it has no place for its socket: TMPDIR may be too long a path
             multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
-            uvicorn._subprocess.spawn = context  # type: ignore[assignment]
+            uvicorn._subprocess.spawn = context  # type: ignore[assignment] # there is no public name for it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
@@ -284,10 +274,8 @@ def is_users(module: dict[str, Any]) -> bool:
 
 
 # --- The Celery app ---------------------------------------------------------------------------------------------------
-
-
 def find_celery_app(name: str | None) -> Any:
-    """Return the Celery app that -A names, else the one with tasks among those that importing APP made.
+    """Return the Celery app that -A names, else the one with tasks of those that importing APP made.
 
     Of several with one broker, it's the current one, with the tasks and queues of all.
     """
@@ -329,40 +317,31 @@ def user_tasks(app: Any) -> list[Any]:
 
 def is_original(task: Any) -> bool:
     """Tell whether `task` is what stands in the module that defines it. A `shared_task` is a proxy for any app's."""
-    values = vars(sys.modules.get(task.__module__, object)).values()
-    tasks = [value for value in list(values) if isinstance(value, celery.Task) and value == task]
-    return any(type(value) is not celery.local.Proxy for value in tasks)
+    values = list(vars(sys.modules.get(task.__module__, object)).values())
+    tasks = [value for value in values if type(value) is not celery.local.Proxy and isinstance(value, celery.Task)]
+    return task in tasks
 
 
 def routed_queues(app: Any) -> list[str]:
-    """Return the queues that a task of `app` may be sent to, as its only worker has to consume them all.
-
-    The default queue, those of `task_queues` and `beat_schedule`, and where each task is routed; not those that only a
-    call names.
-    """
+    """Return the queues that tasks of `app` may be sent to, all for its worker; not those that only a call names."""
     queues = app.amqp.queues
     routes: list[Any] = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
     for task in user_tasks(app):
         with contextlib.suppress(Exception):  # a function may need a call's arguments
             routes.append(app.amqp.router.route({"queue": getattr(task, "queue", None)}, task.name, task_type=task))
-    found = filter(None, (route.get("queue") for route in routes))
+    found = [queue for route in routes if (queue := route.get("queue"))]
     names = {app.conf.task_default_queue, *queues, *(getattr(queue, "name", queue) for queue in found)}
     return sorted(name for name in names if name in queues or queues.create_missing)
 
 
 def app_name(app: Any) -> str:
     """Return `module:attribute` of `app`, as -A takes it, or its own name if no module has it."""
-    for name, module in list(sys.modules.items()):
-        scope = dict(getattr(module, "__dict__", {}))
-        for attribute, value in scope.items() if is_users(scope) else ():
-            if value is app:
-                return f"{name}:{attribute}"
-    return str(app.main)
+    scopes = [(name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items())]
+    variables = [(f"{name}:{key}", scope[key]) for name, scope in scopes if is_users(scope) for key in list(scope)]
+    return next((name for name, value in variables if value is app), str(app.main))
 
 
 # --- The worker -------------------------------------------------------------------------------------------------------
-
-
 class InTask(threading.local):
     """True in a thread that runs tasks, where `.get()` raises and result backends don't prepare for replies.
 
@@ -371,7 +350,7 @@ class InTask(threading.local):
     """
 
     def __init__(self) -> None:
-        # And those of the `allow_join_result` and `denied_join_result` that this thread is in.
+        # Further ones are of each `allow_join_result` and `denied_join_result` that this thread is in.
         self.blocks = [threading.current_thread().name.startswith("celery-task")]
 
     def __bool__(self) -> bool:
@@ -398,12 +377,7 @@ def warn_of_blocked_loop(where: str) -> None:
 
 
 class WorkerThread(threading.Thread):
-    """Celery's own worker in a thread of this process, with its tasks in further threads.
-
-    Attributes:
-        ready: set once it takes tasks.
-        error: why it can't, if anything is known of that.
-    """
+    """Celery's own worker in a thread of this process, with its tasks in further threads."""
 
     def __init__(self, app: Any, options: dict[str, Any]) -> None:
         super().__init__(name="celery-worker", daemon=True)
@@ -428,12 +402,10 @@ class WorkerThread(threading.Thread):
         self.error = f"the broker {broker} can't be used: {why}. {hint}"
 
     def create_worker(self, undo: contextlib.ExitStack) -> Any:
-        """Return Celery's worker, with what it sets for the process.
-
-        Its modules are imported here, after APP, as packages that watch Celery patch them before a worker has them.
-        """
+        """Return Celery's worker, with what it sets for the process until `undo` closes."""
+        # Not before APP is, as packages that watch Celery patch these before a worker has them.
         import celery.apps.worker
-        from celery import _state, beat, platforms, result, signals
+        from celery import _state, beat, exceptions, platforms, result, signals
         from celery.backends import asynchronous
         from celery.concurrency.thread import TaskPool
         from celery.utils.imports import symbol_by_name
@@ -454,15 +426,25 @@ class WorkerThread(threading.Thread):
                 return super().on_apply(target, *args, **options)
 
             def on_stop(self) -> None:
-                self.executor.shutdown(wait=False, cancel_futures=True)
+                self.executor.shutdown(wait=False, cancel_futures=True)  # what doesn't run yet goes back to the queue
                 while state.active_requests and time.monotonic() < thread.deadline:
                     time.sleep(0.01)
                 for request in tuple(state.active_requests):
-                    cut_off(request)
+                    self.cut_off(request)
                 for process in multiprocessing.active_children():
                     if not process.daemon:  # Python would wait for it; the others it ends itself
                         process.kill()
                 signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+
+            def cut_off(self, request: Any) -> None:
+                """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
+                fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
+                told = "Task %s[%s] was still running and is cut off: %s"
+                logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
+                if request.acknowledged:
+                    lost = exceptions.WorkerLostError("The worker stopped before the task ended.")
+                    request.task.backend.mark_as_failure(request.id, lost)
+                concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
 
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
             """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
@@ -522,10 +504,7 @@ class WorkerThread(threading.Thread):
         return worker
 
     def stop(self, timeout: float) -> None:
-        """Tell the worker to end as on SIGTERM, but to wait for running tasks `timeout` seconds at most.
-
-        Tasks that don't run yet go back to the queue. Returns at once; `join` waits. A second call is for less time.
-        """
+        """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
         from celery import signals
         from celery.worker import state
 
@@ -534,18 +513,6 @@ class WorkerThread(threading.Thread):
             hostname = self.options["hostname"]
             signals.worker_shutting_down.send(sender=hostname, sig="SIGTERM", how="Warm", exitcode=0)
             state.should_stop = 0  # as Celery's handlers of signals do
-
-
-def cut_off(request: Any) -> None:
-    """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
-    from celery.exceptions import WorkerLostError
-
-    fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
-    told = "Task %s[%s] was still running and is cut off: %s"
-    logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
-    if request.acknowledged:
-        request.task.backend.mark_as_failure(request.id, WorkerLostError("The worker stopped before the task ended."))
-    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait for them
 
 
 class WorkerProcess(multiprocessing.context.SpawnProcess):
@@ -585,10 +552,7 @@ senders: dict[str, tuple[str, list[Any]]] = {}  # by the task's id, until its en
 
 
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
-    """Note the user's line that sends a task, and in the debugger its call stack, each frame with its variables.
-
-    It stays in this process, where the task runs.
-    """
+    """Note, in this process alone, the user's line that sends a task, and in the debugger its stack with variables."""
     if len(senders) > 10_000:  # other workers took them
         senders.clear()
     frames = users_frames() if find_debugger() else ()
@@ -615,10 +579,7 @@ def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
 
 
 class WorkerLog(logging.Handler):
-    """Gives log records to uvicorn's handlers: those of tasks as in a worker's log, and others as uvicorn shows them.
-
-    Not by uvicorn's logger, as packages that watch logging would see each record twice.
-    """
+    """Gives records to uvicorn's handlers: those of tasks as in a worker's log, and others as uvicorn shows them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         is_workers = record.name.partition(".")[0] == "celery" or bool(celery.current_task)
@@ -632,23 +593,17 @@ class WorkerLog(logging.Handler):
             if record.exc_info and (exc := record.exc_info[1]):
                 shown.exc_info, shown.exc_text = (type(exc), exc, users_traceback(exc)), None
         shown.msg, shown.args = f"worker - {message}" if is_workers else message, None
-        for handler in logging.getLogger("uvicorn").handlers:
+        for handler in logging.getLogger("uvicorn").handlers:  # not its logger, which packages that watch logging see
             if record.levelno >= handler.level:
                 handler.handle(shown)
 
 
 # --- The app with its worker ------------------------------------------------------------------------------------------
-
-
 def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> Any:
     """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
 
-    Also for tests: `TestClient(with_worker(app))`. https://asgi.readthedocs.io/en/latest/specs/lifespan.html
-
-    Args:
-        app: an ASGI app, imported with its Celery app.
-        worker_args: options of `celery worker`, such as "-A", "tasks".
-        at_end: is called once both have ended.
+    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`; `at_end` is called
+    once both have ended. Also for tests: `TestClient(with_worker(app))`.
     """
     celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -704,17 +659,14 @@ async def start_worker(worker: WorkerThread | WorkerProcess) -> str:
 
 
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
-    """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed.
-
-    On a signal to end, let what stands at a breakpoint go on: uvicorn would wait for it for ever.
-    """
+    """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
     parent: Any = multiprocessing.parent_process()
     server, left_at = getattr(signal.getsignal(signal.SIGINT), "__self__", None), float("inf")
     while not ending.wait(0.1):
         debugger = find_debugger()
         if getattr(server, "should_exit", False):  # uvicorn's
-            if debugger:
+            if debugger:  # what stands at a breakpoint goes on, for which uvicorn would wait
                 sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI().request_disconnect(debugger, True)
             return
         if not worker.is_alive():
@@ -732,8 +684,6 @@ def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
-
-
 def find_debugger() -> Any:
     """Return debugpy's debugger of this process, or None. Others have a pydevd too, but not all of its names."""
     pydevd: Any = sys.modules.get("pydevd")
@@ -742,11 +692,7 @@ def find_debugger() -> Any:
 
 
 def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a task's function with the frames of its sender below it in the call stack, as they were then.
-
-    Each is code of the sender's file, function and line that does nothing but the call. A breakpoint at that line isn't
-    hit again, as the thread is traced from the task on.
-    """
+    """Call a task's function with the frames of its sender below it in the call stack, as they were then."""
     import debugpy
 
     results: list[Any] = []
@@ -756,10 +702,10 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
         results.append(target(*args, **kwargs))
 
     _, stack = senders.get(task_id, ("", []))
-    for code, line, scope, values in stack:
+    for code, line, scope, values in stack:  # code of the sender's file, function and line that only calls
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "exec").replace(co_name=code.co_name)
         call = functools.partial(exec, text, {**scope, "__call__": call}, values)
-    debugpy.trace_this_thread(False)
+    debugpy.trace_this_thread(False)  # or a breakpoint at the sender's line is hit again
     call()
     return results[0]
 
@@ -773,10 +719,7 @@ def is_paused() -> bool:
 class Clock:
     """The `time` of those who wait for a result, which stands while a task does: `.get(timeout=10)` doesn't give up."""
 
-    sleep = staticmethod(time.sleep)
-
-    def __init__(self) -> None:
-        self.paused, self.last = 0.0, time.monotonic()
+    sleep, paused, last = staticmethod(time.sleep), 0.0, 0.0
 
     def monotonic(self) -> float:
         """Return the seconds, less those of pauses. Who waits asks each second."""
