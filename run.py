@@ -74,10 +74,9 @@ exit_code = 0  # unless the worker dies
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
 @click.pass_context
 def main(ctx: click.Context, /, **params: Any) -> None:
-    """Run APP, a FastAPI app such as main:app, and its Celery worker in one process.
+    """Run APP, such as main:app, and its Celery worker in one process. APP is looked for here, then in app/.
 
-    APP is looked for in the current directory, then in app/. The options of `celery worker` follow after `--`, where
-    --help shows them.
+    The options of `celery worker` follow after `--`, where --help shows them.
     """
     package, find = params["app"].partition(":")[0].partition(".")[0], importlib.machinery.PathFinder.find_spec
     if not params["app_dir"] and not find(package, [""]) and find(package, ["app"]):
@@ -94,9 +93,8 @@ def main(ctx: click.Context, /, **params: Any) -> None:
         sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     if params["reload"] or workers > 1:
         fork_children()
-    environ = os.environ.get
-    ensure_redis(environ("CELERY_BROKER_URL") or environ("REDIS_URL") or "redis://localhost:6379/0")
-    ensure_redis(environ("CELERY_RESULT_BACKEND") or "")
+    ensure_redis(os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0")
+    ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
     threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end
@@ -123,8 +121,7 @@ def error(message: str) -> int:
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
 
-# The shell starts a killed Redis again, and kills all when its standard input ends, which it does however this process
-# ends. A debugger would follow a Python.
+# The shell starts a killed Redis again, and kills all once its standard input ends. A debugger would follow a Python.
 GUARD = 'exec 3<&0; for _ in 1 2; do { read _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
 guards: list[Any] = []  # the shells, each by the pipe to it
 
@@ -275,10 +272,7 @@ def is_users(module: dict[str, Any]) -> bool:
 
 # --- The Celery app ---------------------------------------------------------------------------------------------------
 def find_celery_app(name: str | None) -> Any:
-    """Return the Celery app that -A names, else the one with tasks of those that importing APP made.
-
-    Of several with one broker, it's the current one, with the tasks and queues of all.
-    """
+    """Return the Celery app that -A names, else the one with tasks of those that importing APP made."""
     from celery._state import _get_active_apps
     from celery.app.utils import find_app
 
@@ -294,7 +288,7 @@ def find_celery_app(name: str | None) -> Any:
     if len({app.connection_for_read().as_uri(include_password=True) for app in apps}) > 1:
         names = " or ".join(f"-- -A {app_name(app)}" for app in apps)
         sys.exit(error(f"Importing APP made {len(apps)} Celery apps with a broker each. Name the one to run: {names}"))
-    for other in apps[1:]:
+    for other in apps[1:]:  # of the same broker
         for task in user_tasks(other):
             apps[0].tasks.setdefault(task.name, task)
         for queue in routed_queues(other):
@@ -309,8 +303,7 @@ def user_tasks(app: Any) -> list[Any]:
     # a stub of a task, by the same name in an app of its own, it doesn't take the task's place.
     while app._pending:
         str(app._pending.popleft().name)  # which makes the task
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this is done
+    with warnings.catch_warnings(record=True):  # that this is done
         app.finalize()
     return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
 
@@ -343,11 +336,7 @@ def app_name(app: Any) -> str:
 
 # --- The worker -------------------------------------------------------------------------------------------------------
 class InTask(threading.local):
-    """True in a thread that runs tasks, where `.get()` raises and result backends don't prepare for replies.
-
-    Celery has one flag for the process (https://github.com/celery/celery/issues/3189), which here would hold for
-    request handlers too, and which `allow_join_result` in one task would clear for all.
-    """
+    """True in a thread that runs tasks, where `.get()` raises. Celery's own flag would hold in handlers too."""
 
     def __init__(self) -> None:
         # Further ones are of each `allow_join_result` and `denied_join_result` that this thread is in.
@@ -363,9 +352,6 @@ class InTask(threading.local):
     def set(self, value: Any) -> None:
         """Stand in for what these two set Celery's flag with, and set it back with to the value that it had."""
         self.blocks.append(value) if value is not self else self.blocks.pop()
-
-
-in_task = InTask()
 
 
 @functools.cache
@@ -396,10 +382,8 @@ class WorkerThread(threading.Thread):
         """Keep why the broker can't be used, and tell it if it could until now."""
         broker = self.app.connection_for_read().as_uri()
         if not self.error:
-            told = "Cannot connect to %s: %s. Trying again each second"
-            logging.getLogger("celery.worker").error(told, broker, why)
-        hint = "Start it, or set CELERY_BROKER_URL or REDIS_URL to one that answers."
-        self.error = f"the broker {broker} can't be used: {why}. {hint}"
+            logging.getLogger("celery.worker").error("Cannot connect to %s: %s. Trying again each second", broker, why)
+        self.error = f"the broker {broker} can't be used: {why}. Start it, or set CELERY_BROKER_URL or REDIS_URL."
 
     def create_worker(self, undo: contextlib.ExitStack) -> Any:
         """Return Celery's worker, with what it sets for the process until `undo` closes."""
@@ -411,7 +395,7 @@ class WorkerThread(threading.Thread):
         from celery.utils.imports import symbol_by_name
         from celery.worker import state
 
-        thread = self
+        thread, in_task = self, InTask()
 
         class Pool(TaskPool):  # type: ignore[misc, unused-ignore]
             task_join_will_block = in_task
@@ -430,21 +414,17 @@ class WorkerThread(threading.Thread):
                 while state.active_requests and time.monotonic() < thread.deadline:
                     time.sleep(0.01)
                 for request in tuple(state.active_requests):
-                    self.cut_off(request)
+                    fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
+                    told = "Task %s[%s] was still running and is cut off: %s"
+                    logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
+                    if request.acknowledged:  # at its start, which isn't so with acks_late
+                        lost = exceptions.WorkerLostError("The worker stopped before the task ended.")
+                        request.task.backend.mark_as_failure(request.id, lost)
+                    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
                 for process in multiprocessing.active_children():
                     if not process.daemon:  # Python would wait for it; the others it ends itself
                         process.kill()
                 signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
-
-            def cut_off(self, request: Any) -> None:
-                """Give up a running task: its result is a failure, unless it will be delivered again (acks_late)."""
-                fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
-                told = "Task %s[%s] was still running and is cut off: %s"
-                logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
-                if request.acknowledged:
-                    lost = exceptions.WorkerLostError("The worker stopped before the task ended.")
-                    request.task.backend.mark_as_failure(request.id, lost)
-                concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
 
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
             """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
@@ -481,8 +461,7 @@ class WorkerThread(threading.Thread):
         state.should_stop = None
         undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
-        result._set_task_join_will_block = in_task.set
-        undo.callback(setattr, asynchronous, "time", asynchronous.time)
+        result._set_task_join_will_block = in_task.set  # see https://github.com/celery/celery/issues/3189
         asynchronous.time = Clock()
         undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
         beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
@@ -497,8 +476,8 @@ class WorkerThread(threading.Thread):
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             undo.callback(state_db.save)
-        # By default, each running task may hold up the event loop for 5 ms. Beside 4 CPU-bound tasks on two cores, GET
-        # /ping took (p50) 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
+        # By default, each running task may hold up the event loop for 5 ms. Beside 4 on two cores, GET /ping took (p50)
+        # 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
         undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
@@ -510,20 +489,17 @@ class WorkerThread(threading.Thread):
 
         self.deadline = time.monotonic() + timeout
         if state.should_stop is None:
-            hostname = self.options["hostname"]
-            signals.worker_shutting_down.send(sender=hostname, sig="SIGTERM", how="Warm", exitcode=0)
+            signals.worker_shutting_down.send(sender=self.options["hostname"], sig="SIGTERM", how="Warm", exitcode=0)
             state.should_stop = 0  # as Celery's handlers of signals do
 
 
 class WorkerProcess(multiprocessing.context.SpawnProcess):
     """Celery's own command in a process beside the server, for the other pools. It has what `WorkerThread` has."""
 
-    error = ""
-
     def __init__(self, app: Any, args: Sequence[str]) -> None:
         super().__init__()
         self.command, self.settings = ["celery", "-q", "-A", app_name(app), "worker", *args], settings
-        self.ready = multiprocessing.get_context("spawn").Event()
+        self.ready, self.error = multiprocessing.get_context("spawn").Event(), ""
 
     def run(self) -> None:
         """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
@@ -615,7 +591,7 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
     ending = threading.Event()
 
-    async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
+    async def app_with_worker(scope: Any, receive: Any, send: Any) -> Any:
         async def send_after_worker(message: dict[str, str]) -> None:
             if message["type"] != "lifespan.startup.complete":
                 ending.set()
@@ -628,13 +604,18 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
             await send(message)
 
         if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
-        if why := await start_worker(worker):
-            error(why)
-            await receive()
-            await send({"type": "lifespan.startup.failed"})
-            raise RuntimeError(why)  # for TestClient; uvicorn knows by now
+            return await app(scope, receive, send)
+        worker.start()
+        deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
+        while not worker.ready.is_set():
+            why = worker.error
+            if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
+                why = f"The Celery worker can't start: {why or 'its log says why'}"
+                error(why)
+                await receive()
+                await send({"type": "lifespan.startup.failed"})
+                raise RuntimeError(why)  # for TestClient; uvicorn knows by now
+            await asyncio.sleep(0.005)
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
         try:
             await app(scope, receive, send_after_worker)
@@ -644,18 +625,6 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
             worker.join(1)
 
     return app_with_worker
-
-
-async def start_worker(worker: WorkerThread | WorkerProcess) -> str:
-    """Start the worker, and return once it takes tasks, or why it doesn't."""
-    deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
-    worker.start()
-    while not worker.ready.is_set():
-        why = worker.error
-        if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
-            return f"The Celery worker can't start: {why or 'its log says why'}"
-        await asyncio.sleep(0.005)
-    return ""
 
 
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
@@ -671,8 +640,6 @@ def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None
             return
         if not worker.is_alive():
             exit_code = 1
-            if parent and settings["reload"]:  # which would wait for an edit
-                os.kill(parent.pid, signal.SIGTERM)
             why = f" ({worker.error})" if worker.error else ""
             error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
             signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
@@ -695,19 +662,16 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
     """Call a task's function with the frames of its sender below it in the call stack, as they were then."""
     import debugpy
 
-    results: list[Any] = []
-
-    def call() -> None:
+    def call() -> Any:
         debugpy.trace_this_thread(True)
-        results.append(target(*args, **kwargs))
+        return target(*args, **kwargs)
 
-    _, stack = senders.get(task_id, ("", []))
-    for code, line, scope, values in stack:  # code of the sender's file, function and line that only calls
-        text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "exec").replace(co_name=code.co_name)
-        call = functools.partial(exec, text, {**scope, "__call__": call}, values)
+    for code, line, scope, values in senders.get(task_id, ("", []))[1]:
+        # Code of the sender's file, function and line that does nothing but the call.
+        text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
+        call = functools.partial(eval, text, {**scope, "__call__": call}, values)
     debugpy.trace_this_thread(False)  # or a breakpoint at the sender's line is hit again
-    call()
-    return results[0]
+    return call()
 
 
 def is_paused() -> bool:
