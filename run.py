@@ -69,6 +69,7 @@ dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
+senders: dict[str, tuple[str, list[Any]]] = {}  # what sent a task, by its id, until its end is told; see `note_sender`
 
 
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
@@ -273,12 +274,9 @@ def is_users(module: dict[str, Any]) -> bool:
 # --- The Celery app ---------------------------------------------------------------------------------------------------
 def find_celery_app(name: str | None) -> Any:
     """Return the Celery app that -A names, else the one with tasks of those that importing APP made."""
-    from celery._state import _get_active_apps
-    from celery.app.utils import find_app
-
-    apps = [app for app in ([find_app(name)] if name else _get_active_apps()) if user_tasks(app)]
-    # Every app gets a copy of all tasks, `shared` by default, so those with a task's original come first. Celery's
-    # fallback app, there if someone used `current_app` early, comes last.
+    apps = [celery.app.utils.find_app(name)] if name else celery._state._get_active_apps()
+    apps = [app for app in apps if user_tasks(app)]
+    # Every app has a copy of each `shared` task: those with originals come first, and Celery's fallback app last.
     apps = [app for app in apps if any(map(is_original, user_tasks(app)))] or apps
     apps = [app for app in apps if app.main != "default"] or apps
     apps.sort(key=lambda app: (app != celery.current_app, app_name(app)))
@@ -288,7 +286,7 @@ def find_celery_app(name: str | None) -> Any:
     if len({app.connection_for_read().as_uri(include_password=True) for app in apps}) > 1:
         names = " or ".join(f"-- -A {app_name(app)}" for app in apps)
         sys.exit(error(f"Importing APP made {len(apps)} Celery apps with a broker each. Name the one to run: {names}"))
-    for other in apps[1:]:  # of the same broker
+    for other in apps[1:]:  # the first, which is the current one if that has tasks, does the work of all
         for task in user_tasks(other):
             apps[0].tasks.setdefault(task.name, task)
         for queue in routed_queues(other):
@@ -299,11 +297,10 @@ def find_celery_app(name: str | None) -> Any:
 def user_tasks(app: Any) -> list[Any]:
     """Return the tasks of `app` that aren't Celery's own."""
     app.loader.import_default_modules()  # those that `include`, `imports` and `autodiscover_tasks` name
-    # The tasks of `app` before those that other apps share, as Celery's order is the other way round: so if the API has
-    # a stub of a task, by the same name in an app of its own, it doesn't take the task's place.
+    # Its own come before those that other apps share, or a stub of a task, in an app of the API's, takes its place.
     while app._pending:
         str(app._pending.popleft().name)  # which makes the task
-    with warnings.catch_warnings(record=True):  # that this is done
+    with warnings.catch_warnings(record=True):  # that a stub is passed over so
         app.finalize()
     return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
 
@@ -330,11 +327,11 @@ def routed_queues(app: Any) -> list[str]:
 def app_name(app: Any) -> str:
     """Return `module:attribute` of `app`, as -A takes it, or its own name if no module has it."""
     scopes = [(name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items())]
-    variables = [(f"{name}:{key}", scope[key]) for name, scope in scopes if is_users(scope) for key in list(scope)]
-    return next((name for name, value in variables if value is app), str(app.main))
+    users = [(f"{name}:{key}", value) for name, scope in scopes if is_users(scope) for key, value in [*scope.items()]]
+    return next((name for name, value in users if value is app), str(app.main))
 
 
-# --- The worker -------------------------------------------------------------------------------------------------------
+# --- The worker and its log -------------------------------------------------------------------------------------------
 class InTask(threading.local):
     """True in a thread that runs tasks, where `.get()` raises. Celery's own flag would hold in handlers too."""
 
@@ -427,9 +424,8 @@ class WorkerThread(threading.Thread):
                 signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
         class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
-            """Celery's consumer, back 1 s after its broker is, which says once that it is gone, not at each try."""
-
             def ensure_connected(self, conn: Any) -> Any:
+                """Be back 1 s after the broker is, and tell once that it is gone, not at each try."""
                 if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
                     conn.transport_options.setdefault("polling_interval", 0.1)
                 conn.ensure_connection(thread.note_broker_error, None, 1, 0, 1, state.maybe_shutdown)
@@ -476,21 +472,18 @@ class WorkerThread(threading.Thread):
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             undo.callback(state_db.save)
-        # By default, each running task may hold up the event loop for 5 ms. Beside 4 on two cores, GET /ping took (p50)
-        # 28-38 ms so, and 6-8 ms at 0.2 ms, and these a fifth to a third longer.
+        # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
         undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
     def stop(self, timeout: float) -> None:
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
-        from celery import signals
-        from celery.worker import state
-
         self.deadline = time.monotonic() + timeout
-        if state.should_stop is None:
-            signals.worker_shutting_down.send(sender=self.options["hostname"], sig="SIGTERM", how="Warm", exitcode=0)
-            state.should_stop = 0  # as Celery's handlers of signals do
+        if celery.worker.state.should_stop is None:
+            shutting_down = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
+            celery.signals.worker_shutting_down.send(sender=self.options["hostname"], **shutting_down)
+            celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
 
 
 class WorkerProcess(multiprocessing.context.SpawnProcess):
@@ -522,11 +515,6 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
             os.kill(self.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
-# --- Its log ----------------------------------------------------------------------------------------------------------
-
-senders: dict[str, tuple[str, list[Any]]] = {}  # by the task's id, until its end is told
-
-
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
     """Note, in this process alone, the user's line that sends a task, and in the debugger its stack with variables."""
     if len(senders) > 10_000:  # other workers took them
@@ -538,8 +526,6 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 
 def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
-    from celery import signals
-
     root, options = logging.getLogger(), {"loglevel": level, "logfile": None, "format": None, "colorize": None}
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
     levels = {"celery": level, "celery.worker.strategy": level if level <= logging.DEBUG else logging.WARNING}
@@ -550,8 +536,8 @@ def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
     for logger in map(logging.getLogger, levels):
         undo.callback(logger.setLevel, logger.level)
         logger.setLevel(levels[logger.name])
-    signals.after_setup_logger.send(sender=None, logger=root, **options)
-    signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
+    celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
+    celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
 
 class WorkerLog(logging.Handler):
@@ -574,7 +560,6 @@ class WorkerLog(logging.Handler):
                 handler.handle(shown)
 
 
-# --- The app with its worker ------------------------------------------------------------------------------------------
 def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> Any:
     """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
 
@@ -612,7 +597,6 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
             if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
                 why = f"The Celery worker can't start: {why or 'its log says why'}"
                 error(why)
-                await receive()
                 await send({"type": "lifespan.startup.failed"})
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
             await asyncio.sleep(0.005)
@@ -694,9 +678,7 @@ class Clock:
 
 def hold_messages() -> None:
     """While a task is paused, have Redis' visibility timeout begin anew: a message is delivered again after it."""
-    from celery.worker import state
-
-    for request in tuple(state.reserved_requests) if is_paused() else ():
+    for request in tuple(celery.worker.state.reserved_requests) if is_paused() else ():
         qos = request.message.channel.qos
         if hasattr(qos, "unacked_index_key"):
             with qos.pipe_or_acquire() as pipe:
