@@ -221,6 +221,17 @@ def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(editor, name, m
     assert response.result().status_code == 200
 
 
+def test_stop_lets_an_async_handler_that_is_paused_finish(editor, main, get, stop_ends_it_all):
+    """It holds up the event loop, and the thread in which signals are handled."""
+    main.write_text(main.read_text() + SENDING)
+    editor.set_breakpoint(main, "return add.delay(2, 2).id")
+    editor.press_f5(PLAIN)
+    response = get("/async")
+    assert editor.wait_for_stop().function == "by_async_handler"
+    stop_ends_it_all()
+    assert response.result().status_code == 200
+
+
 def test_call_stack_goes_on_through_tasks_that_send_tasks(editor, main, tasks, get, line_of):
     tasks.write_text(tasks.read_text() + "\n\n@app.task\ndef outer(n):\n    add.delay(n, n)\n")
     main.write_text(
