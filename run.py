@@ -199,7 +199,8 @@ def fork_children() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError):  # else it has no place for its socket: TMPDIR may be too long a path
             multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
-            uvicorn._subprocess.spawn = context  # type: ignore[assignment] # there is no public name for it
+            # No public name does it: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
+            uvicorn._subprocess.spawn = context  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
@@ -576,20 +577,10 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
     ending = threading.Event()
 
-    async def app_with_worker(scope: Any, receive: Any, send: Any) -> Any:
-        async def send_after_worker(message: dict[str, str]) -> None:
-            if message["type"] != "lifespan.startup.complete":
-                ending.set()
-                if threading.current_thread() is threading.main_thread():  # a second Ctrl-C lets no task finish
-                    signal.signal(signal.SIGINT, lambda *_: worker.stop(0))  # uvicorn sets it back
-                timeout = settings["timeout_graceful_shutdown"]  # as for requests
-                worker.stop(timeout)
-                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
-                at_end()
-            await send(message)
-
+    async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            return await app(scope, receive, send)
+            await app(scope, receive, send)
+            return
         worker.start()
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
         while not worker.ready.is_set():
@@ -601,6 +592,21 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
             await asyncio.sleep(0.005)
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
+        is_main = threading.current_thread() is threading.main_thread()
+        for sig in (signal.SIGINT, signal.SIGTERM) if is_main and find_debugger() else ():
+            signal.signal(sig, functools.partial(leave_debugger, signal.getsignal(sig), ending))
+
+        async def send_after_worker(message: dict[str, str]) -> None:
+            if message["type"] != "lifespan.startup.complete":
+                ending.set()
+                if is_main:  # a second Ctrl-C lets no task finish
+                    signal.signal(signal.SIGINT, lambda *_: worker.stop(0))  # uvicorn sets it back
+                timeout = settings["timeout_graceful_shutdown"]  # as for requests
+                worker.stop(timeout)
+                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
+                at_end()
+            await send(message)
+
         try:
             await app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
@@ -614,24 +620,22 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
-    parent: Any = multiprocessing.parent_process()
-    server, left_at = getattr(signal.getsignal(signal.SIGINT), "__self__", None), float("inf")
+    parent, left_at = multiprocessing.parent_process(), float("inf")
     while not ending.wait(0.1):
         debugger = find_debugger()
-        if getattr(server, "should_exit", False):  # uvicorn's
-            if debugger:  # what stands at a breakpoint goes on, for which uvicorn would wait
-                sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI().request_disconnect(debugger, True)
-            return
-        if not worker.is_alive():
+        if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
+            left_at = time.monotonic()
+        is_stopped = parent and time.monotonic() > left_at + 1  # Restart has it back after 0.6 to 0.7 s
+        has_ended = not worker.is_alive()
+        if parent and parent.pid and (is_stopped or (has_ended and settings["reload"])):
+            os.kill(parent.pid, signal.SIGTERM)  # which would wait for an edit
+        if has_ended:
             exit_code = 1
             why = f" ({worker.error})" if worker.error else ""
             error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
             signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+        if is_stopped or has_ended:
             return
-        if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
-            left_at = time.monotonic()
-        elif parent and time.monotonic() > left_at + 1:  # Restart has it back after 0.6 to 0.7 s
-            os.kill(parent.pid, signal.SIGTERM)
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -640,6 +644,14 @@ def find_debugger() -> Any:
     pydevd: Any = sys.modules.get("pydevd")
     debugger = pydevd and pydevd.get_global_debugger()
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
+
+
+def leave_debugger(handle: Any, ending: threading.Event, sig: int, frame: Any) -> None:
+    """Handle a signal to end: let what stands at a breakpoint go on, for which uvicorn would wait."""
+    ending.set()  # or `watch` would take it for Stop
+    api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+    threading.Thread(target=api.request_disconnect, args=(find_debugger(), True)).start()
+    handle(sig, frame)
 
 
 def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:

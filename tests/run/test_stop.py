@@ -133,10 +133,12 @@ def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server):
     redis.resume()
 
 
-def test_process_ends_non_zero_when_its_worker_dies(start, probe):
-    server = start("run.py", "main:app")
+@pytest.mark.parametrize("mode", ["plain", "reload"])
+def test_all_ends_when_the_worker_dies(start, probe, mode):
+    server = start("run.py", "main:app", *MODES[mode])
     server.get("/shutdown_worker")
-    assert server.wait() == 1
+    server.tree()
+    assert server.wait() == (1 if mode == "plain" else 0)
     assert "ERROR:    The Celery worker ended" in server.log
     server.wait_until_nothing_is_left()
 
