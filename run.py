@@ -61,15 +61,14 @@ except ModuleNotFoundError as exc:
 defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # in seconds, not for ever, as a stream may be open
 if importlib.util.find_spec("watchfiles"):  # which waits by itself
     defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
-with contextlib.suppress(ImportError, OSError, KeyError):  # as for `fastapi dev`; Python 3.10 can't read it
-    pyproject = importlib.import_module("tomllib").loads(Path("pyproject.toml").read_text())
-    defaults["app"] = pyproject["tool"]["fastapi"]["entrypoint"]
+with contextlib.suppress(ImportError, OSError, KeyError, ValueError):  # Python 3.10 can't read it
+    pyproject = importlib.import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
+    defaults["app"] = pyproject["tool"]["fastapi"]["entrypoint"]  # as for `fastapi dev`
 
 dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
-senders: dict[str, tuple[str, list[Any]]] = {}  # what sent a task, by its id, until its end is told; see `note_sender`
 
 
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
@@ -516,6 +515,9 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
             os.kill(self.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
+senders: dict[str, tuple[str, list[Any]]] = {}  # what sent a task, by its id, until its end is told
+
+
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
     """Note, in this process alone, the user's line that sends a task, and in the debugger its stack with variables."""
     if len(senders) > 10_000:  # other workers took them
@@ -698,13 +700,12 @@ def hold_messages() -> None:
 
 
 def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
-    """Have the debugger stop where a task raised, which Celery catches. https://github.com/microsoft/debugpy/pull/1996"""
-    debugger = find_debugger()
+    """Have the debugger stop where a task raised, which Celery catches."""
+    # From 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
+    debugger, stop = find_debugger(), getattr(sys.modules.get("debugpy"), "trigger_exception_handler", None)
     stops_itself = debugger and debugger.break_on_user_uncaught_exceptions  # by the other box under Breakpoints
-    if debugger and not stops_itself and not isinstance(exception, tuple(sender.throws)):
-        import debugpy
-
-        getattr(debugpy, "trigger_exception_handler", print)(exception)
+    if debugger and stop and not stops_itself and not isinstance(exception, tuple(sender.throws)):
+        stop(exception)
 
 
 if __name__ == "__main__":
