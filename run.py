@@ -252,7 +252,8 @@ def users_frames() -> Iterator[types.FrameType]:
 
 def users_line() -> str:
     """Return where the user's code stands, as file:line, or "" if none of it is in the call stack."""
-    return next((f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}" for frame in users_frames()), "")
+    places = (f"{frame.f_code.co_filename}:{frame.f_lineno}" for frame in users_frames())
+    return next(places, "").removeprefix(os.getcwd() + os.sep)
 
 
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
