@@ -11,6 +11,8 @@ from run import ensure_redis, with_worker
 
 with socket.create_server(("localhost", 0)) as free:  # a Redis of the tests' own, which ends with them
     os.environ["REDIS_URL"] = f"redis://localhost:{free.getsockname()[1]}/0"
+for name in "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND":  # which Celery prefers to it
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
