@@ -54,32 +54,35 @@ def server(start, faults, server_of_redis):
 
 @pytest.fixture
 def send(server_of_redis):
-    """Send tasks that note each of their runs."""
+    """Send tasks that note each of their runs, and return their ids."""
     with Celery(broker=server_of_redis.url, backend=server_of_redis.url, set_as_current=False) as app:
-        yield lambda count: [app.send_task("tasks.count", (0.05,)) for _ in range(count)]
+        yield lambda count: [app.send_task("tasks.count", (0.05,)).id for _ in range(count)]
 
 
 def status(server):
     return httpx.get(f"http://127.0.0.1:{server.port}/", timeout=60).status_code
 
 
-def wait_until_done(tasks, folder, losses=0, lost_results=0):
+@pytest.fixture
+def wait_until_done(server_of_redis, faults):
     """Wait until all tasks have run, but for as many as `losses`, and have a result, but for `lost_results` more."""
 
-    def missing():
-        runs = set((folder / "runs").read_text().splitlines())
-        return sum(task.id not in runs for task in tasks), sum(
-            task.id not in runs or not task.ready() for task in tasks
-        )
+    def wait_until_done(sent, losses=0, lost_results=0):
+        def missing():
+            runs = set((faults / "runs").read_text().splitlines())
+            results = server_of_redis.client.mget(f"celery-task-meta-{task}" for task in sent)
+            return len(set(sent) - runs), results.count(None)
 
-    def are_done():
-        runs, results = missing()
-        return runs <= losses and results <= losses + lost_results
+        def are_done():
+            runs, results = missing()
+            return runs <= losses and results <= losses + lost_results
 
-    wait_for(are_done, lambda: f"runs and results: {missing()} of {len(tasks)}", timeout=60)
+        wait_for(are_done, lambda: f"runs and results that are missing: {missing()} of {len(sent)}", timeout=60)
+
+    return wait_until_done
 
 
-def test_killed_and_started_again_ten_times(server, server_of_redis, send, faults):
+def test_killed_and_started_again_ten_times(server, server_of_redis, send, wait_until_done):
     sent = []
     for _ in range(10):
         sent += send(10)
@@ -88,11 +91,11 @@ def test_killed_and_started_again_ten_times(server, server_of_redis, send, fault
         server_of_redis.start()
         wait_for(lambda: status(server) == 200, timeout=15)
     # A task is acknowledged as it begins, and its message is Redis' own as it is on its way: such a one may be lost.
-    wait_until_done(sent, faults, losses=10)
+    wait_until_done(sent, losses=10)
     assert 1 <= server.log.count("Cannot connect to redis://") <= 10
 
 
-def test_silent_for_half_a_minute(server, server_of_redis, send, faults):
+def test_silent_for_half_a_minute(server, server_of_redis, send, wait_until_done):
     sent = send(50)
     silence = psutil.Process(server_of_redis.process.pid)
     silence.suspend()
@@ -101,17 +104,17 @@ def test_silent_for_half_a_minute(server, server_of_redis, send, faults):
         assert status(server) == 500
     silence.resume()
     wait_for(lambda: status(server) == 200, timeout=15)
-    wait_until_done(sent, faults, lost_results=2)  # of those that ran then: one is tried ten times, for 3 s each
+    wait_until_done(sent, lost_results=2)  # of those that ran then: one is tried ten times, for 3 s each
 
 
-def test_connections_dropped_twenty_times(server, server_of_redis, send, faults):
+def test_connections_dropped_twenty_times(server, server_of_redis, send, wait_until_done):
     sent = []
     for _ in range(20):
         sent += send(10)
         server_of_redis.client.client_kill_filter(_type="normal", skipme=True)
         server_of_redis.client.client_kill_filter(_type="pubsub", skipme=True)
         wait_for(lambda: status(server) == 200, timeout=15)
-    wait_until_done(sent, faults, losses=20)  # one for each, as above
+    wait_until_done(sent, losses=20)  # one for each, as above
 
 
 def out_of_memory(server):
