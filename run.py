@@ -301,7 +301,8 @@ def user_tasks(app: Any) -> list[Any]:
     # Its own come before those that other apps share, or a stub of a task, in an app of the API's, takes its place.
     while app._pending:
         str(app._pending.popleft().name)  # which makes the task
-    with warnings.catch_warnings(record=True):  # that a stub is passed over so
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a stub is passed over so
         app.finalize()
     return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
 
@@ -344,7 +345,8 @@ class InTask(threading.local):
         if sys._getframe(1).f_code.co_name == "assert_will_not_block":  # so begins `.get()`
             with contextlib.suppress(RuntimeError):  # there is no loop in this thread
                 asyncio.get_running_loop()
-                warn_of_blocked_loop(users_line())
+                if where := users_line():
+                    warn_of_blocked_loop(where)
         return self.blocks[-1]
 
     def set(self, value: Any) -> None:
@@ -384,7 +386,7 @@ class WorkerThread(threading.Thread):
         self.error = f"the broker {broker} can't be used: {why}. Start it, or set CELERY_BROKER_URL or REDIS_URL."
 
     def create_worker(self, undo: contextlib.ExitStack) -> Any:
-        """Return Celery's worker, with what it sets for the process until `undo` closes."""
+        """Return Celery's worker. What it sets for the process, and what would be felt later, `undo` sets back."""
         # Not before APP is, as packages that watch Celery patch these before a worker has them.
         import celery.apps.worker
         from celery import _state, beat, exceptions, platforms, result, signals
@@ -470,6 +472,9 @@ class WorkerThread(threading.Thread):
         worker = Worker(**{**self.options, **ours})
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
         worker.consumer.connection_errors = (Exception,)
+        if worker.beat:  # whose own stop() waits before the pool's, and for ever if its thread has failed
+            worker.beat.stop = worker.beat.service.stop
+            undo.callback(lambda: worker.beat.is_alive() and worker.beat.join(2))
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             undo.callback(state_db.save)
@@ -548,6 +553,12 @@ class WorkerLog(logging.Handler):
     """Gives records to uvicorn's handlers: those of tasks as in a worker's log, and others as uvicorn shows them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.show(record)
+        except Exception:
+            self.handleError(record)
+
+    def show(self, record: logging.LogRecord) -> None:
         is_workers = record.name.partition(".")[0] == "celery" or bool(celery.current_task)
         if not is_workers and record.levelno < logging.WARNING:
             return
@@ -623,21 +634,20 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
-    parent, left_at = multiprocessing.parent_process(), float("inf")
+    parent, looks = multiprocessing.parent_process(), 99  # since the debugger has left
     while not ending.wait(0.1):
         debugger = find_debugger()
-        if debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached():
-            left_at = time.monotonic()
-        is_stopped = parent and time.monotonic() > left_at + 1  # Restart has it back after 0.6 to 0.7 s
-        has_ended = not worker.is_alive()
-        if parent and parent.pid and (is_stopped or (has_ended and settings["reload"])):
-            os.kill(parent.pid, signal.SIGTERM)  # which would wait for an edit
+        is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
+        looks = 0 if is_debugged else looks + 1
+        has_ended = not worker.is_alive() and not ending.is_set()
+        # Restart has the debugger back after 0.6 to 0.7 s. And under --reload, the parent would wait for an edit.
+        if parent and parent.pid and (looks == 10 or (has_ended and settings["reload"])):
+            os.kill(parent.pid, signal.SIGTERM)
         if has_ended:
             exit_code = 1
             why = f" ({worker.error})" if worker.error else ""
             error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
             signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-        if is_stopped or has_ended:
             return
 
 
@@ -665,7 +675,9 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
         debugpy.trace_this_thread(True)
         return target(*args, **kwargs)
 
-    for code, line, scope, values in senders.get(task_id, ("", []))[1]:
+    where, stack = senders.get(task_id, ("", []))
+    senders[task_id] = where, []  # its variables are needed no more
+    for code, line, scope, values in stack:
         # Code of the sender's file, function and line that does nothing but the call.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
         call = functools.partial(eval, text, {**scope, "__call__": call}, values)

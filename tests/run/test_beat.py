@@ -58,3 +58,13 @@ def test_beat_of_several_workers_is_refused_as_each_would_send_each_task(start, 
     server = start("run.py", "main:app", *args, "--", "-B", **env)
     assert server.wait() == 2
     assert "Error: -B with several workers: each would send every scheduled task. Leave one out.\n" in server.log
+
+
+def test_beat_that_failed_does_not_hold_up_the_end(start, probe):
+    beat = ["-B", "--schedule", str(probe / "nowhere" / "schedule")]
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", "--", *beat)
+    server.get("/send/sleep", args="60", count=1)
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    server.press_ctrl_c()
+    assert server.wait() == 0
+    assert "is cut off" in server.log

@@ -1,8 +1,11 @@
 """One log, in uvicorn's format, with a line for each task."""
 
+import logging
 import re
 
 import pytest
+
+from run import WorkerLog
 
 
 @pytest.fixture
@@ -136,3 +139,8 @@ def set_up(loglevel, **kwargs):
     server.wait_for_log("succeeded")
     assert re.search(r"^project's own: Task tasks\.add\[[\w-]{36}\] succeeded", server.log, re.M)
     assert "worker - Task" not in server.log
+
+
+def test_a_record_that_cannot_be_formatted_is_told_as_logging_does(capsys):
+    WorkerLog().handle(logging.LogRecord("app", logging.WARNING, __file__, 1, "%d items", ("three",), None))
+    assert "--- Logging error ---" in capsys.readouterr().err
