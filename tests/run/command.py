@@ -110,6 +110,24 @@ class Command:
         self.process.wait()
 
 
+class RedisServer:
+    """A redis-server that may be killed and started again at its port, and keeps nothing unless an option says so."""
+
+    def __init__(self, folder: Path, *options: str, port_option: str = "--port") -> None:
+        self.port, self.folder = free_port(), folder
+        self.command = ["redis-server", "--save", "", *options, port_option, str(self.port)]
+        self.url = f"redis://localhost:{self.port}/0"
+        self.start()
+
+    def start(self, *options: str) -> None:
+        self.process = subprocess.Popen([*self.command, *options], cwd=self.folder, stdout=subprocess.DEVNULL)
+        wait_for(lambda: listens(self.port))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

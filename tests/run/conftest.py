@@ -1,12 +1,11 @@
 """Projects in folders of their own, and commands typed there."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import ROOT, Command, free_port, listens, put_in, wait_for
+from command import ROOT, Command, RedisServer, put_in
 
 
 @pytest.fixture
@@ -34,12 +33,9 @@ def redis_server(tmp_path: Path) -> Iterator[str]:
     """The URL of a redis-server that outlives the commands of the test."""
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server on PATH")
-    port = free_port()
-    server = subprocess.Popen(["redis-server", "--port", str(port), "--save", ""], stdout=subprocess.DEVNULL)
-    wait_for(lambda: listens(port))
-    yield f"redis://localhost:{port}/0"
+    server = RedisServer(tmp_path)
+    yield server.url
     server.kill()
-    server.wait()
 
 
 @pytest.fixture

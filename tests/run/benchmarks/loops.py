@@ -3,10 +3,8 @@
 import contextlib
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,8 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[3]
+from tests.run.command import ROOT, free_port, listens
+
 TIMEOUT = 60  # seconds, after which a loop is taken for broken
 
 
@@ -196,15 +195,3 @@ def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT, why: Calla
         if time.perf_counter() > deadline:
             raise TimeoutError(why())
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to outgoing connections, so that none takes it meanwhile."""
-    while listens(port := random.randrange(10_000, 32_000)):
-        pass
-    return port
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0

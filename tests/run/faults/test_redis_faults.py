@@ -1,7 +1,6 @@
 """While Redis fails, requests get an error in seconds; when it is back, so is the worker, and no task is lost."""
 
 import shutil
-import subprocess
 import time
 
 import httpx2 as httpx
@@ -9,38 +8,21 @@ import psutil
 import pytest
 import redis
 from celery import Celery
-from command import free_port, listens, wait_for
+from command import RedisServer, wait_for
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 pytestmark = pytest.mark.slow
 
 
-class Redis:
-    """A redis-server that keeps what it holds, and can be killed, paused and started again."""
-
-    def __init__(self, folder):
-        self.port, self.folder = free_port(), folder
-        self.url = f"redis://localhost:{self.port}/0"
-        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
-        self.start()
-
-    def start(self, *options):
-        keep = ["--dir", self.folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        command = ["redis-server", "--port", str(self.port), *keep, *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for(lambda: listens(self.port))
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
 def server_of_redis(tmp_path_factory):
+    """A redis-server that keeps what it holds, with a client of it."""
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server on PATH")
-    server = Redis(tmp_path_factory.mktemp("redis"))
+    keep = ["--appendonly", "yes", "--appendfsync", "always"]
+    server = RedisServer(tmp_path_factory.mktemp("redis"), *keep)
+    server.client = redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0))
     yield server
     server.kill()
 

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from command import free_port, listens, put_in, wait_for
+from command import RedisServer, put_in, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -15,29 +15,11 @@ def guest(project):
     return put_in(project, "guest")
 
 
-class Redis:
-    """A redis-server that may be killed and started again at its port."""
-
-    def __init__(self, folder, *options, port_option="--port"):
-        self.port, self.folder = free_port(), folder
-        self.command = ["redis-server", "--save", "", *options, port_option, str(self.port)]
-        self.url = f"redis://localhost:{self.port}/0"
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=subprocess.DEVNULL)
-        wait_for(lambda: listens(self.port))
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
 def redis(tmp_path_factory):
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server on PATH")
-    redis = Redis(tmp_path_factory.mktemp("redis"))
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
     yield redis
     redis.kill()
 
@@ -100,7 +82,7 @@ def redis_with_tls(tmp_path_factory):
     certify = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     subprocess.run([*certify, "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True)
     files = ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"]
-    redis = Redis(folder, "--port", "0", *files, "--tls-auth-clients", "no", port_option="--tls-port")
+    redis = RedisServer(folder, "--port", "0", *files, "--tls-auth-clients", "no", port_option="--tls-port")
     yield redis
     redis.kill()
 
