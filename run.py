@@ -639,16 +639,17 @@ def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        has_ended = not worker.is_alive() and not ending.is_set()
-        # Restart has the debugger back after 0.6 to 0.7 s. And under --reload, the parent would wait for an edit.
-        if parent and parent.pid and (looks == 10 or (has_ended and settings["reload"])):
+        if parent and parent.pid and looks == 10:  # Stop, as Restart has it back after 0.6 to 0.7 s
             os.kill(parent.pid, signal.SIGTERM)
-        if has_ended:
-            exit_code = 1
-            why = f" ({worker.error})" if worker.error else ""
-            error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-            return
+        if worker.is_alive() or ending.is_set():
+            continue
+        if parent and parent.pid and settings["reload"]:  # it would wait for an edit
+            os.kill(parent.pid, signal.SIGTERM)
+        exit_code = 1
+        why = f" ({worker.error})" if worker.error else ""
+        error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
+        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+        return
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
