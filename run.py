@@ -1,7 +1,5 @@
 """Run a FastAPI app and its Celery worker in one process, for development.
 
-    python run.py APP [uvicorn options] [-- celery worker options]
-
     python run.py main:app --reload
     python run.py main:app --port 8080 -- --concurrency 8 --loglevel debug
 
@@ -216,9 +214,8 @@ def run_exit_functions() -> None:
     """Do what Python does at its end, but not by a signal and in a forked process."""
     atexit._run_exitfuncs()
     logging.shutdown()  # which is no exit function of a fork any more in Python 3.13
-    for stream in sys.stdout, sys.stderr:
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
-            stream.flush()
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
+        sys.stdout.flush()
 
 
 def make_app() -> Any:
@@ -309,9 +306,8 @@ def user_tasks(app: Any) -> list[Any]:
 
 def is_original(task: Any) -> bool:
     """Tell whether `task` is what stands in the module that defines it. A `shared_task` is a proxy for any app's."""
-    values = list(vars(sys.modules.get(task.__module__, object)).values())
-    tasks = [value for value in values if type(value) is not celery.local.Proxy and isinstance(value, celery.Task)]
-    return task in tasks
+    values = [*vars(sys.modules.get(task.__module__, object)).values()]
+    return any(type(it) is not celery.local.Proxy and isinstance(it, celery.Task) and it == task for it in values)
 
 
 def routed_queues(app: Any) -> list[str]:
@@ -337,29 +333,26 @@ def app_name(app: Any) -> str:
 class InTask(threading.local):
     """True in a thread that runs tasks, where `.get()` raises. Celery's own flag would hold in handlers too."""
 
-    def __init__(self) -> None:
-        # Further ones are of each `allow_join_result` and `denied_join_result` that this thread is in.
-        self.blocks = [threading.current_thread().name.startswith("celery-task")]
+    value = False
 
     def __bool__(self) -> bool:
-        if sys._getframe(1).f_code.co_name == "assert_will_not_block":  # so begins `.get()`
-            with contextlib.suppress(RuntimeError):  # there is no loop in this thread
-                asyncio.get_running_loop()
-                if where := users_line():
-                    warn_of_blocked_loop(where)
-        return self.blocks[-1]
-
-    def set(self, value: Any) -> None:
-        """Stand in for what these two set Celery's flag with, and set it back with to the value that it had."""
-        self.blocks.append(value) if value is not self else self.blocks.pop()
+        return self.value
 
 
-@functools.cache
-def warn_of_blocked_loop(where: str) -> None:
-    """Say, once for each line of the user's, that it waits in the event loop, and what to do."""
-    told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
-    told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
-    logging.getLogger("uvicorn.error").warning(told, where)
+in_task = InTask()
+lines_told = {""}  # once
+
+
+def waiting_raises() -> bool:
+    """Tell Celery whether `.get()` raises in this thread, and the user that it waits in the event loop."""
+    with contextlib.suppress(RuntimeError):  # there is no loop in this thread
+        asyncio.get_running_loop()
+        if (line := users_line()) not in lines_told:
+            lines_told.add(line)
+            told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
+            told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
+            logging.getLogger("uvicorn.error").warning(told, line)
+    return in_task.value
 
 
 class WorkerThread(threading.Thread):
@@ -378,68 +371,24 @@ class WorkerThread(threading.Thread):
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def note_broker_error(self, why: object, *_: object) -> None:
-        """Keep why the broker can't be used, and tell it if it could until now."""
-        broker = self.app.connection_for_read().as_uri()
-        if not self.error:
-            logging.getLogger("celery.worker").error("Cannot connect to %s: %s. Trying again each second", broker, why)
-        self.error = f"the broker {broker} can't be used: {why}. Start it, or set CELERY_BROKER_URL or REDIS_URL."
-
     def create_worker(self, undo: contextlib.ExitStack) -> Any:
         """Return Celery's worker. What it sets for the process, and what would be felt later, `undo` sets back."""
         # Not before APP is, as packages that watch Celery patch these before a worker has them.
         import celery.apps.worker
-        from celery import _state, beat, exceptions, platforms, result, signals
+        from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
-        from celery.concurrency.thread import TaskPool
-        from celery.utils.imports import symbol_by_name
-        from celery.worker import state
 
-        thread, in_task = self, InTask()
-
-        class Pool(TaskPool):  # type: ignore[misc, unused-ignore]
-            task_join_will_block = in_task
-
-            def on_start(self) -> None:
-                self.executor = concurrent.futures.ThreadPoolExecutor(self.limit, "celery-task")
-                signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
-
-            def on_apply(self, target: Any, *args: Any, **options: Any) -> Any:
-                if find_debugger():
-                    target = functools.partial(call_from_sender, options.get("correlation_id"), target)
-                return super().on_apply(target, *args, **options)
-
-            def on_stop(self) -> None:
-                self.executor.shutdown(wait=False, cancel_futures=True)  # what doesn't run yet goes back to the queue
-                while state.active_requests and time.monotonic() < thread.deadline:
-                    time.sleep(0.01)
-                for request in tuple(state.active_requests):
-                    fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
-                    told = "Task %s[%s] was still running and is cut off: %s"
-                    logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
-                    if request.acknowledged:  # at its start, which isn't so with acks_late
-                        lost = exceptions.WorkerLostError("The worker stopped before the task ended.")
-                        request.task.backend.mark_as_failure(request.id, lost)
-                    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
-                for process in multiprocessing.active_children():
-                    if not process.daemon:  # Python would wait for it; the others it ends itself
-                        process.kill()
-                signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
-
-        class Consumer(symbol_by_name(self.app.conf.worker_consumer)):  # type: ignore[misc, unused-ignore]
-            def ensure_connected(self, conn: Any) -> Any:
-                """Be back 1 s after the broker is, and tell once that it is gone, not at each try."""
-                if conn.get_transport_cls().driver_type == "redis":  # which an idle worker waits for, by default 1 s
-                    conn.transport_options.setdefault("polling_interval", 0.1)
-                conn.ensure_connection(thread.note_broker_error, None, 1, 0, 1, state.maybe_shutdown)
-                thread.error = ""
-                return conn
-
-            def on_connection_error_after_connected(self, exc: Exception) -> None:
-                if not thread.ready.is_set() and not isinstance(exc, self.conninfo.connection_errors):
-                    raise exc
-                with contextlib.suppress(AttributeError):  # of kombu, which closes it twice; the worker would end by it
-                    super().on_connection_error_after_connected(exc)
+        celery.worker.state.should_stop = None
+        undo.callback(_state.set_default_app, _state.default_app)
+        self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
+        result.task_join_will_block = waiting_raises  # see https://github.com/celery/celery/issues/3189
+        result._set_task_join_will_block = functools.partial(setattr, in_task, "value")
+        asynchronous.time = Clock()
+        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
+        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
+        warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
+        signals.before_task_publish.connect(note_sender)
+        signals.task_failure.connect(stop_at_failure)
 
         class Worker(celery.apps.worker.Worker):  # type: ignore[misc, unused-ignore]
             def setup_logging(self, colorize: bool | None = None) -> bool:
@@ -448,40 +397,65 @@ class WorkerThread(threading.Thread):
                     set_up_log(self.loglevel, undo)
                 return True  # or Celery redirects sys.stdout
 
-            def on_consumer_ready(self, consumer: Any) -> None:
-                queues, log = ", ".join(self.app.amqp.queues.consume_from), logging.getLogger("celery.worker")
-                log.info("%s has %d threads for queues: %s", app_name(self.app), self.concurrency, queues)
-                if any(limit.time_limit or limit.soft_time_limit for limit in [self, *user_tasks(self.app)]):
-                    log.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
-                super().on_consumer_ready(consumer)
-                consumer.timer.call_repeatedly(1, hold_messages)
-                thread.ready.set()
-
-        state.should_stop = None
-        undo.callback(_state.set_default_app, _state.default_app)
-        self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
-        result._set_task_join_will_block = in_task.set  # see https://github.com/celery/celery/issues/3189
-        asynchronous.time = Clock()
-        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
-        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
-        warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
-        signals.before_task_publish.connect(note_sender)
-        signals.task_failure.connect(stop_at_failure)
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
-        ours = {"app": self.app, "pool": Pool, "consumer_cls": Consumer, "concurrency": concurrency, "quiet": True}
+        ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
+        _state._set_task_join_will_block(in_task)
+        in_thread = setattr, (in_task, "value", True)
+        worker.pool.executor = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", *in_thread)
+        worker.pool.on_apply = functools.partial(self.apply, worker.pool.on_apply)
+        worker.pool.on_stop = functools.partial(self.drain, worker.pool.executor)
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
-        worker.consumer.connection_errors = (Exception,)
+        consumer, worker.consumer.connection_errors = worker.consumer, (Exception,)
+        reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
+        consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
         if worker.beat:  # whose own stop() waits before the pool's, and for ever if its thread has failed
             worker.beat.stop = worker.beat.service.stop
             undo.callback(lambda: worker.beat.is_alive() and worker.beat.join(2))
-        if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
-            atexit.unregister(state_db.save)
-            undo.callback(state_db.save)
         # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
         undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
+
+    def connect(self, connection: Any) -> Any:
+        """Be back 1 s after the broker is, and tell once that it is gone, not at each try."""
+        if connection.get_transport_cls().driver_type == "redis":
+            connection.transport_options.setdefault("polling_interval", 0.1)  # else an idle worker waits for 1 s
+            if find_debugger():  # where a task may take longer: Redis would deliver it again
+                connection.transport_options["visibility_timeout"] = 7 * 24 * 3600
+        connection.ensure_connection(self.note_broker_error, None, 1, 0, 1, celery.worker.state.maybe_shutdown)
+        self.error = ""
+        return connection
+
+    def note_broker_error(self, why: object, *_: object) -> None:
+        """Keep why the broker can't be used, and tell it if it could until now."""
+        broker = self.app.connection_for_read().as_uri()
+        if not self.error:
+            logging.getLogger("celery.worker").error("Cannot connect to %s: %s. Trying again each second", broker, why)
+        self.error = f"the broker {broker} can't be used: {why}. Start it, or set CELERY_BROKER_URL or REDIS_URL."
+
+    def reconnect(self, prepare: Callable[[Exception], None], exc: Exception) -> None:
+        """Have Celery connect anew, unless it is a mistake that ends the start."""
+        if not self.ready.is_set() and not isinstance(exc, self.app.connection_for_read().connection_errors):
+            raise exc
+        with contextlib.suppress(AttributeError):  # of kombu, which closes it twice; the worker would end by it
+            prepare(exc)
+
+    def on_ready(self, consumer: Any) -> None:
+        """Tell that tasks are taken from now on."""
+        queues, log = ", ".join(self.app.amqp.queues.consume_from), logging.getLogger("celery.worker")
+        log.info("%s has %d threads for queues: %s", app_name(self.app), consumer.controller.concurrency, queues)
+        if any(limit.time_limit or limit.soft_time_limit for limit in [consumer.controller, *user_tasks(self.app)]):
+            log.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
+        celery.signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
+        consumer.controller.on_consumer_ready(consumer)
+        self.ready.set()
+
+    def apply(self, submit: Callable[..., Any], target: Any, *args: Any, **options: Any) -> Any:
+        """Hand a task to the pool."""
+        if find_debugger():
+            target = functools.partial(call_from_sender, options.get("correlation_id"), target)
+        return submit(target, *args, **options)
 
     def stop(self, timeout: float) -> None:
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
@@ -490,6 +464,24 @@ class WorkerThread(threading.Thread):
             shutting_down = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
             celery.signals.worker_shutting_down.send(sender=self.options["hostname"], **shutting_down)
             celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
+
+    def drain(self, executor: concurrent.futures.Executor) -> None:
+        """Wait for running tasks, until `deadline` at most. What doesn't run yet goes back to the queue."""
+        executor.shutdown(wait=False, cancel_futures=True)
+        while celery.worker.state.active_requests and time.monotonic() < self.deadline:
+            time.sleep(0.01)
+        for request in tuple(celery.worker.state.active_requests):
+            fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
+            told = "Task %s[%s] was still running and is cut off: %s"
+            logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
+            if request.acknowledged:  # at its start, which isn't so with acks_late
+                lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
+                request.task.backend.mark_as_failure(request.id, lost)
+            concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
+        for process in multiprocessing.active_children():
+            if not process.daemon:  # Python would wait for it; the others it ends itself
+                process.kill()
+        celery.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
 class WorkerProcess(multiprocessing.context.SpawnProcess):
@@ -553,23 +545,18 @@ class WorkerLog(logging.Handler):
     """Gives records to uvicorn's handlers: those of tasks as in a worker's log, and others as uvicorn shows them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.show(record)
-        except Exception:
-            self.handleError(record)
-
-    def show(self, record: logging.LogRecord) -> None:
         is_workers = record.name.partition(".")[0] == "celery" or bool(celery.current_task)
         if not is_workers and record.levelno < logging.WARNING:
             return
-        shown, message, data = logging.makeLogRecord(vars(record)), record.getMessage(), getattr(record, "data", None)
+        shown, data = logging.makeLogRecord(vars(record)), getattr(record, "data", None)
         if record.name == "celery.app.trace" and data:  # it tells the end of a task
             sender, _ = senders.pop(data["id"], ("", []))
             message = str(record.msg) % {**data, "id": data["id"][:8], "runtime": f"{data.get('runtime', 0):.3f}"}
-            message = message.replace("]", f"] from {sender}", 1) if sender else message
+            shown.msg, shown.args = message.replace("]", f"] from {sender}", 1) if sender else message, None
             if record.exc_info and (exc := record.exc_info[1]):
                 shown.exc_info, shown.exc_text = (type(exc), exc, users_traceback(exc)), None
-        shown.msg, shown.args = f"worker - {message}" if is_workers else message, None
+        if is_workers:
+            shown.msg = f"worker - {shown.msg}"
         for handler in logging.getLogger("uvicorn").handlers:  # not its logger, which packages that watch logging see
             if record.levelno >= handler.level:
                 handler.handle(shown)
@@ -639,17 +626,16 @@ def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        if parent and parent.pid and looks == 10:  # Stop, as Restart has it back after 0.6 to 0.7 s
+        has_died = not worker.is_alive() and not ending.is_set()
+        # Stop, as Restart has it back after 0.6 to 0.7 s; and a reloader would wait for an edit.
+        if parent and parent.pid and (looks == 10 or (has_died and settings["reload"])):
             os.kill(parent.pid, signal.SIGTERM)
-        if worker.is_alive() or ending.is_set():
-            continue
-        if parent and parent.pid and settings["reload"]:  # it would wait for an edit
-            os.kill(parent.pid, signal.SIGTERM)
-        exit_code = 1
-        why = f" ({worker.error})" if worker.error else ""
-        error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-        return
+        if has_died:
+            exit_code = 1
+            why = f" ({worker.error})" if worker.error else ""
+            error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
+            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+            return
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -686,31 +672,18 @@ def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> An
     return call()
 
 
-def is_paused() -> bool:
-    """Tell whether a task stands at a breakpoint."""
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("celery-task")]
-    return any(getattr(getattr(thread, "additional_info", None), "pydev_state", 1) == 2 for thread in threads)
-
-
 class Clock:
     """The `time` of those who wait for a result, which stands while a task does: `.get(timeout=10)` doesn't give up."""
 
     sleep, paused, last = staticmethod(time.sleep), 0.0, 0.0
 
     def monotonic(self) -> float:
-        """Return the seconds, less those of pauses. Who waits asks each second."""
-        now = time.monotonic()
-        self.paused, self.last = self.paused + (now - self.last) * is_paused(), now
+        """Return the seconds, less those that a task stood at a breakpoint. Who waits asks each second."""
+        now, threads = time.monotonic(), [t for t in threading.enumerate() if t.name.startswith("celery-task")]
+        if any(getattr(getattr(thread, "additional_info", None), "pydev_state", 1) == 2 for thread in threads):
+            self.paused += now - self.last
+        self.last = now
         return now - self.paused
-
-
-def hold_messages() -> None:
-    """While a task is paused, have Redis' visibility timeout begin anew: a message is delivered again after it."""
-    for request in tuple(celery.worker.state.reserved_requests) if is_paused() else ():
-        qos = request.message.channel.qos
-        if hasattr(qos, "unacked_index_key"):
-            with qos.pipe_or_acquire() as pipe:
-                pipe.zadd(qos.unacked_index_key, {request.message.delivery_tag: time.time()}, xx=True).execute()
 
 
 def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:

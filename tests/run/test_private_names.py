@@ -1,6 +1,5 @@
 """What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
 
-import atexit
 import importlib
 import subprocess
 import sys
@@ -19,17 +18,12 @@ from command import ROOT
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
         ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
         ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
-        ("celery.result", "_set_task_join_will_block", "run.py binds it to what knows the thread"),
-        ("celery.concurrency.base.BasePool", "task_join_will_block", "tells Celery whether .get() is allowed"),
-        (
-            "celery.concurrency.thread.TaskPool",
-            "on_start on_apply",
-            "where a task gets its thread, and what goes with it",
-        ),
+        ("celery._state", "_set_task_join_will_block", "run.py sets it to what knows the thread"),
+        ("celery.result", "task_join_will_block _set_task_join_will_block", "by which `.get()` raises in tasks"),
+        ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread, and what goes with it"),
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
         ("concurrent.futures.thread", "_threads_queues", "the threads that Python waits for at its end"),
         ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
-        ("celery.apps.worker.Worker", "on_consumer_ready", "from where on the worker takes tasks"),
         (
             "celery.worker.consumer.Consumer",
             "ensure_connected on_connection_error_after_connected",
@@ -56,15 +50,6 @@ def test_tasks_that_wait_for_their_app_are_there():
         app.task(test_tasks_that_wait_for_their_app_are_there, shared=False)
         told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
         assert len(getattr(app, "_pending", ())) == 1, told
-
-
-@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")  # of root, a container's usual user
-def test_what_saves_the_state_of_a_worker_is_there(tmp_path):
-    with Celery(broker="memory://", set_as_current=False) as app:
-        worker = app.Worker(statedb=str(tmp_path / "state"))
-        told = "celery's worker._persistence is gone: run.py saves it in the thread that opened it, as 3.13 asks"
-        assert hasattr(worker, "_persistence"), told
-        atexit.unregister(worker._persistence.save)
 
 
 def test_names_of_the_debugger_are_there():
