@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from command import free_port, listens, wait_for
+from command import MODES, free_port, listens, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -80,16 +80,31 @@ class Server(subprocess.Popen):
 
 
 @pytest.mark.parametrize("broker", ["memory", "filesystem", "redis+socket", "rediss", "amqp"], indirect=True)
-def test_tasks_run_through_it_and_the_worker_stops_also_under_reload(start, probe, broker):
+@pytest.mark.parametrize("mode", MODES)
+def test_tasks_run_through_it_and_one_that_still_runs_does_not_hold_up_the_end(start, probe, broker, mode):
     tasks = probe / "tasks.py"
     folders = {"data_folder_in": str(probe), "data_folder_out": str(probe), "control_folder": str(probe)}
     if broker[0] == "filesystem://":
         tasks.write_text(tasks.read_text() + f"\napp.conf.broker_transport_options = {folders}\n")
-    for reload in ([], ["--reload"]):
-        # CELERY_BROKER_URL and CELERY_RESULT_BACKEND come before what the code says.
-        server = start("run.py", "main:app", *reload, CELERY_BROKER_URL=broker[0], CELERY_RESULT_BACKEND=broker[1])
+    # CELERY_BROKER_URL and CELERY_RESULT_BACKEND come before what the code says.
+    urls = {"CELERY_BROKER_URL": broker[0], "CELERY_RESULT_BACKEND": broker[1]}
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", *MODES[mode], **urls)
+    for _ in range(4):
         assert server.get() == {"2+2": 4}
-        server.press_ctrl_c()
-        assert server.wait() == 0
-        assert "as nothing listened there" not in server.log
-        assert "Traceback" not in server.log
+    server.get("/send/sleep", args="600")
+    wait_for(lambda: "tasks.sleep" in server.get("/active"))
+    server.press_ctrl_c()
+    wait_for(server.ended, lambda: server.log, timeout=15)
+    assert server.process.wait() == 0
+    assert "as nothing listened there" not in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("broker", ["amqp"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+def test_rabbitmq_needs_no_redis_py(start, probe, broker, mode):
+    (probe / "lib").mkdir()
+    (probe / "lib" / "redis.py").write_text("raise ImportError\n")
+    urls = {"CELERY_BROKER_URL": broker[0], "CELERY_RESULT_BACKEND": broker[1]}
+    server = start("run.py", "main:app", *MODES[mode], PYTHONPATH=str(probe / "lib"), **urls)
+    assert server.get() == {"2+2": 4}
