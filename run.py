@@ -18,6 +18,7 @@ import asyncio
 import atexit
 import concurrent.futures.thread
 import contextlib
+import contextvars
 import functools
 import importlib.machinery
 import importlib.util
@@ -118,12 +119,6 @@ def error(message: str) -> int:
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
-
-# The shell starts a killed Redis again, and kills all once its standard input ends. A debugger would follow a Python.
-GUARD = 'exec 3<&0; for _ in 1 2; do { read _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
-guards: list[Any] = []  # the shells, each by the pipe to it
-
-
 def ensure_redis(url: str) -> None:
     """Serve a Redis in memory at `url` until this process ends, if that is on this machine and nothing listens."""
     try:
@@ -137,9 +132,9 @@ def ensure_redis(url: str) -> None:
     if program := os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server")):
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
         command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
-        # In a session of its own, as Ctrl-C is for this process, which lets tasks finish.
-        shell = ["sh", "-c", GUARD, "run.py", *command]
-        guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
+        # Until its standard input ends, as with this process; and in a session where Ctrl-C is not for it.
+        shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill $!', "run.py", *command]
+        atexit.register(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True).communicate)
     elif importlib.util.find_spec("fakeredis"):
         program, serving = "fakeredis", serve_fakeredis(address, port)
         threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
@@ -231,7 +226,7 @@ def make_app() -> Any:
     try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        app = with_worker(config.loaded_app, *worker_args, at_end=run_exit_functions)
+        app = with_worker(config.loaded_app, *worker_args)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
@@ -330,16 +325,7 @@ def app_name(app: Any) -> str:
 
 
 # --- The worker and its log -------------------------------------------------------------------------------------------
-class InTask(threading.local):
-    """True in a thread that runs tasks, where `.get()` raises. Celery's own flag would hold in handlers too."""
-
-    value = False
-
-    def __bool__(self) -> bool:
-        return self.value
-
-
-in_task = InTask()
+in_task = contextvars.ContextVar("in_task", default=False)  # where `.get()` raises; Celery's own is for the process
 lines_told = {""}  # once
 
 
@@ -352,7 +338,7 @@ def waiting_raises() -> bool:
             told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
             told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
             logging.getLogger("uvicorn.error").warning(told, line)
-    return in_task.value
+    return in_task.get()
 
 
 class WorkerThread(threading.Thread):
@@ -366,26 +352,23 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with contextlib.ExitStack() as undo:  # what is set for the process
-                self.create_worker(undo).start()
+            self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def create_worker(self, undo: contextlib.ExitStack) -> Any:
-        """Return Celery's worker. What it sets for the process, and what would be felt later, `undo` sets back."""
+    def create_worker(self) -> Any:
+        """Return Celery's worker, which also sets what its tasks need in this process."""
         # Not before APP is, as packages that watch Celery patch these before a worker has them.
         import celery.apps.worker
         from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
 
         celery.worker.state.should_stop = None
-        undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result.task_join_will_block = waiting_raises  # see https://github.com/celery/celery/issues/3189
-        result._set_task_join_will_block = functools.partial(setattr, in_task, "value")
+        result._set_task_join_will_block = in_task.set
         asynchronous.time = Clock()
-        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
-        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
+        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)  # not a fork of threads
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
         signals.before_task_publish.connect(note_sender)
         signals.task_failure.connect(stop_at_failure)
@@ -394,26 +377,25 @@ class WorkerThread(threading.Thread):
             def setup_logging(self, colorize: bool | None = None) -> bool:
                 options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
                 if not signals.setup_logging.send(sender=None, **options):
-                    set_up_log(self.loglevel, undo)
+                    set_up_log(self.loglevel)
                 return True  # or Celery redirects sys.stdout
 
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
-        _state._set_task_join_will_block(in_task)
-        in_thread = setattr, (in_task, "value", True)
-        worker.pool.executor = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", *in_thread)
-        worker.pool.on_apply = functools.partial(self.apply, worker.pool.on_apply)
-        worker.pool.on_stop = functools.partial(self.drain, worker.pool.executor)
+        _state._set_task_join_will_block(False)  # or what handlers send isn't listened for
+        executor = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
+        worker.pool.executor, worker.pool.on_stop = executor, functools.partial(self.drain, worker)
+        if find_debugger():
+            apply, call = worker.pool.on_apply, call_from_sender
+            worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
         consumer, worker.consumer.connection_errors = worker.consumer, (Exception,)
         reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
-        if worker.beat:  # whose own stop() waits before the pool's, and for ever if its thread has failed
+        if worker.beat:  # whose own stop() waits, and for ever if its thread has failed
             worker.beat.stop = worker.beat.service.stop
-            undo.callback(lambda: worker.beat.is_alive() and worker.beat.join(2))
         # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
-        undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
@@ -451,12 +433,6 @@ class WorkerThread(threading.Thread):
         consumer.controller.on_consumer_ready(consumer)
         self.ready.set()
 
-    def apply(self, submit: Callable[..., Any], target: Any, *args: Any, **options: Any) -> Any:
-        """Hand a task to the pool."""
-        if find_debugger():
-            target = functools.partial(call_from_sender, options.get("correlation_id"), target)
-        return submit(target, *args, **options)
-
     def stop(self, timeout: float) -> None:
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
         self.deadline = time.monotonic() + timeout
@@ -465,9 +441,9 @@ class WorkerThread(threading.Thread):
             celery.signals.worker_shutting_down.send(sender=self.options["hostname"], **shutting_down)
             celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
 
-    def drain(self, executor: concurrent.futures.Executor) -> None:
+    def drain(self, worker: Any) -> None:
         """Wait for running tasks, until `deadline` at most. What doesn't run yet goes back to the queue."""
-        executor.shutdown(wait=False, cancel_futures=True)
+        worker.pool.executor.shutdown(wait=False, cancel_futures=True)
         while celery.worker.state.active_requests and time.monotonic() < self.deadline:
             time.sleep(0.01)
         for request in tuple(celery.worker.state.active_requests):
@@ -481,6 +457,8 @@ class WorkerThread(threading.Thread):
         for process in multiprocessing.active_children():
             if not process.daemon:  # Python would wait for it; the others it ends itself
                 process.kill()
+        if worker.beat:
+            worker.beat.join(2)  # it saves its schedule
         celery.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
@@ -503,7 +481,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
             os.setsid()
         log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
         uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
-        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
+        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel), weak=False)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
         main()
@@ -525,18 +503,16 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     senders[headers["id"]] = users_line(), stack
 
 
-def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
+def set_up_log(level: int) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
     root, options = logging.getLogger(), {"loglevel": level, "logfile": None, "format": None, "colorize": None}
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
     levels = {"celery": level, "celery.worker.strategy": level if level <= logging.DEBUG else logging.WARNING}
     if not root.handlers:
         levels[root.name] = level
-        root.addHandler(handler := WorkerLog())
-        undo.callback(root.removeHandler, handler)
-    for logger in map(logging.getLogger, levels):
-        undo.callback(logger.setLevel, logger.level)
-        logger.setLevel(levels[logger.name])
+        root.addHandler(WorkerLog())
+    for name in levels:
+        logging.getLogger(name).setLevel(levels[name])
     celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
     celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
@@ -562,11 +538,11 @@ class WorkerLog(logging.Handler):
                 handler.handle(shown)
 
 
-def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> Any:
+def with_worker(app: Any, *worker_args: str) -> Any:
     """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
 
-    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`; `at_end` is called
-    once both have ended. Also for tests: `TestClient(with_worker(app))`.
+    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`. Also for tests:
+    `TestClient(with_worker(app))`.
     """
     celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -576,7 +552,14 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
     options = parse_worker_args(celery_app, args)
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
-    ending = threading.Event()
+    ending, handlers = threading.Event(), dict[int, Any]()
+
+    def handle_signal(sig: int, frame: Any) -> None:
+        if sig == signal.SIGINT and ending.is_set():  # a second Ctrl-C lets no task finish
+            worker.stop(0)
+        ending.set()  # or `watch` would take what follows for Stop
+        leave_debugger()
+        handlers[sig](sig, frame)
 
     async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -593,19 +576,17 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
             await asyncio.sleep(0.005)
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
-        is_main = threading.current_thread() is threading.main_thread()
-        for sig in (signal.SIGINT, signal.SIGTERM) if is_main and find_debugger() else ():
-            signal.signal(sig, functools.partial(leave_debugger, signal.getsignal(sig), ending))
+        if threading.current_thread() is threading.main_thread():  # uvicorn sets back its handlers, and so these
+            handlers.update({sig: signal.signal(sig, handle_signal) for sig in (signal.SIGINT, signal.SIGTERM)})
 
         async def send_after_worker(message: dict[str, str]) -> None:
             if message["type"] != "lifespan.startup.complete":
                 ending.set()
-                if is_main:  # a second Ctrl-C lets no task finish
-                    signal.signal(signal.SIGINT, lambda *_: worker.stop(0))  # uvicorn sets it back
                 timeout = settings["timeout_graceful_shutdown"]  # as for requests
                 worker.stop(timeout)
                 await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
-                at_end()
+                if settings["app"]:  # this process has come to its end, and is no test's
+                    run_exit_functions()
             await send(message)
 
         try:
@@ -646,21 +627,20 @@ def find_debugger() -> Any:
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
 
 
-def leave_debugger(handle: Any, ending: threading.Event, sig: int, frame: Any) -> None:
-    """Handle a signal to end: let what stands at a breakpoint go on, for which uvicorn would wait."""
-    ending.set()  # or `watch` would take it for Stop
-    api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-    threading.Thread(target=api.request_disconnect, args=(find_debugger(), True)).start()
-    handle(sig, frame)
+def leave_debugger() -> None:
+    """Let what stands at a breakpoint go on, for which uvicorn would wait at the end."""
+    if debugger := find_debugger():
+        api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+        threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
 
 
-def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
     """Call a task's function with the frames of its sender below it in the call stack, as they were then."""
     import debugpy
 
     def call() -> Any:
         debugpy.trace_this_thread(True)
-        return target(*args, **kwargs)
+        return target(name, task_id, *args)
 
     where, stack = senders.get(task_id, ("", []))
     senders[task_id] = where, []  # its variables are needed no more
