@@ -68,6 +68,7 @@ dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
+guards: list[Any] = []  # what ends Redis, each by the pipe to it
 
 
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
@@ -96,8 +97,8 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
-    threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end
-    run_exit_functions()
+    threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end, and then this
+    atexit._run_exitfuncs()
     os._exit(exit_code)  # results unsubscribe as Python deletes them, for ever if Redis hangs or is fakeredis' thread
 
 
@@ -132,9 +133,9 @@ def ensure_redis(url: str) -> None:
     if program := os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server")):
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
         command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
-        # Until its standard input ends, as with this process; and in a session where Ctrl-C is not for it.
+        # Until its standard input ends, as with this process; and in a session that has no part in Ctrl-C.
         shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill $!', "run.py", *command]
-        atexit.register(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True).communicate)
+        guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
     elif importlib.util.find_spec("fakeredis"):
         program, serving = "fakeredis", serve_fakeredis(address, port)
         threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
@@ -205,19 +206,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def run_exit_functions() -> None:
-    """Do what Python does at its end, but not by a signal and in a forked process."""
-    atexit._run_exitfuncs()
-    logging.shutdown()  # which is no exit function of a fork any more in Python 3.13
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
-        sys.stdout.flush()
-
-
 def make_app() -> Any:
     """Return APP with its worker, in the process that serves it, which this makes ready."""
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
+    atexit.register(print, end="", flush=True)  # neither is done in a fork, or by the end that `main` has
+    atexit.register(logging.shutdown)
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -437,8 +432,8 @@ class WorkerThread(threading.Thread):
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
         self.deadline = time.monotonic() + timeout
         if celery.worker.state.should_stop is None:
-            shutting_down = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
-            celery.signals.worker_shutting_down.send(sender=self.options["hostname"], **shutting_down)
+            host = self.options["hostname"]
+            celery.signals.worker_shutting_down.send(sender=host, sig="SIGTERM", how="Warm", exitcode=0)
             celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
 
     def drain(self, worker: Any) -> None:
@@ -506,13 +501,12 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 def set_up_log(level: int) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
     root, options = logging.getLogger(), {"loglevel": level, "logfile": None, "format": None, "colorize": None}
-    # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
-    levels = {"celery": level, "celery.worker.strategy": level if level <= logging.DEBUG else logging.WARNING}
     if not root.handlers:
-        levels[root.name] = level
         root.addHandler(WorkerLog())
-    for name in levels:
-        logging.getLogger(name).setLevel(levels[name])
+        root.setLevel(level)
+    logging.getLogger("celery").setLevel(level)
+    # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
+    logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
     celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
     celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
@@ -558,13 +552,14 @@ def with_worker(app: Any, *worker_args: str) -> Any:
         if sig == signal.SIGINT and ending.is_set():  # a second Ctrl-C lets no task finish
             worker.stop(0)
         ending.set()  # or `watch` would take what follows for Stop
-        leave_debugger()
+        if debugger := find_debugger():  # let what stands at a breakpoint go on, for which uvicorn would wait
+            api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+            threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
         handlers[sig](sig, frame)
 
-    async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
+    async def app_with_worker(scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
+            return await app(scope, receive, send)
         worker.start()
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
         while not worker.ready.is_set():
@@ -585,8 +580,8 @@ def with_worker(app: Any, *worker_args: str) -> Any:
                 timeout = settings["timeout_graceful_shutdown"]  # as for requests
                 worker.stop(timeout)
                 await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
-                if settings["app"]:  # this process has come to its end, and is no test's
-                    run_exit_functions()
+                if settings["app"]:  # else it is a test's process, which goes on; this one a signal may end
+                    atexit._run_exitfuncs()
             await send(message)
 
         try:
@@ -602,21 +597,20 @@ def with_worker(app: Any, *worker_args: str) -> Any:
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
-    parent, looks = multiprocessing.parent_process(), 99  # since the debugger has left
-    while not ending.wait(0.1):
+    parent, looks = getattr(multiprocessing.parent_process(), "pid", None), 99  # since the debugger has left
+    while worker.is_alive() and not ending.wait(0.1):
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        has_died = not worker.is_alive() and not ending.is_set()
-        # Stop, as Restart has it back after 0.6 to 0.7 s; and a reloader would wait for an edit.
-        if parent and parent.pid and (looks == 10 or (has_died and settings["reload"])):
-            os.kill(parent.pid, signal.SIGTERM)
-        if has_died:
-            exit_code = 1
-            why = f" ({worker.error})" if worker.error else ""
-            error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-            return
+        if looks == 10 and parent:  # Stop, as Restart has it back after 0.6 to 0.7 s
+            os.kill(parent, signal.SIGTERM)
+    if not ending.is_set():
+        exit_code = 1
+        why = worker.error or "its log says why"
+        error(f"The Celery worker ended, and without it no task would run: {why}. Stopping.")
+        if parent and settings["reload"]:  # it would wait for an edit
+            os.kill(parent, signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -625,13 +619,6 @@ def find_debugger() -> Any:
     pydevd: Any = sys.modules.get("pydevd")
     debugger = pydevd and pydevd.get_global_debugger()
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
-
-
-def leave_debugger() -> None:
-    """Let what stands at a breakpoint go on, for which uvicorn would wait at the end."""
-    if debugger := find_debugger():
-        api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-        threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
 
 
 def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
