@@ -33,7 +33,6 @@ import subprocess
 import threading
 import time
 import traceback
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -56,8 +55,7 @@ except ModuleNotFoundError as exc:
 
 # --- The command line -------------------------------------------------------------------------------------------------
 
-# Other defaults than uvicorn's.
-defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # in seconds, not for ever, as a stream may be open
+defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # where uvicorn waits for ever, though a stream may be open
 if importlib.util.find_spec("watchfiles"):  # which waits by itself
     defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
 with contextlib.suppress(ImportError, OSError, KeyError, ValueError):  # Python 3.10 can't read it
@@ -83,10 +81,9 @@ def main(ctx: click.Context, /, **params: Any) -> None:
         params["app_dir"] = "app"
     config = uvicorn.Config("", env_file=params["env_file"], workers=params["workers"], log_config=None)
     workers = 1 if params["reload"] else config.workers  # or WEB_CONCURRENCY, perhaps of the file
-    if worker_args:  # a mistake is told before anything starts
-        with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
-            if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
-                raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
+    # A mistake is told before anything starts.
+    if worker_args and parse_worker_args(celery.current_app, worker_args)["beat"] and workers > 1:
+        raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
     if params["lifespan"] == "off":
         raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
     if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
@@ -211,28 +208,27 @@ def make_app() -> Any:
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
-    atexit.register(print, end="", flush=True)  # neither is done in a fork, or by the end that `main` has
+    atexit.register(print, end="", flush=True)  # which Python does by itself, but neither in a fork nor by `main`'s end
     atexit.register(logging.shutdown)
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
+    if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     options = {name: settings[name] for name in ("app", "factory", "interface")}
     try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        app = with_worker(config.loaded_app, *worker_args)
+        return with_worker(config.loaded_app, *worker_args)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
         traceback.print_exception(type(exc), exc, users, chain=bool(users))
         sys.exit(code)
-    if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    return app
 
 
-def users_frames() -> Iterator[types.FrameType]:
+def users_frames() -> Iterator[Any]:
     """Yield the frames of the call stack that run the user's code, the innermost first."""
     return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame.f_globals))
 
@@ -243,7 +239,7 @@ def users_line() -> str:
     return next(places, "").removeprefix(os.getcwd() + os.sep)
 
 
-def users_traceback(exc: BaseException) -> types.TracebackType | None:
+def users_traceback(exc: BaseException) -> Any:
     """Return the traceback from the user's first frame on; None if there is none."""
     trace = exc.__traceback__
     while trace and not is_users(trace.tb_frame.f_globals):
@@ -429,8 +425,8 @@ class WorkerThread(threading.Thread):
         self.ready.set()
 
     def stop(self, timeout: float) -> None:
-        """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
-        self.deadline = time.monotonic() + timeout
+        """Tell the worker to end as on SIGTERM, in `timeout` seconds at most."""
+        self.deadline = min(self.deadline, time.monotonic() + timeout)
         if celery.worker.state.should_stop is None:
             host = self.options["hostname"]
             celery.signals.worker_shutting_down.send(sender=host, sig="SIGTERM", how="Warm", exitcode=0)
@@ -562,34 +558,25 @@ def with_worker(app: Any, *worker_args: str) -> Any:
             return await app(scope, receive, send)
         worker.start()
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
-        while not worker.ready.is_set():
+        while not worker.ready.wait(0.005):
             why = worker.error
             if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
                 why = f"The Celery worker can't start: {why or 'its log says why'}"
                 error(why)
                 await send({"type": "lifespan.startup.failed"})
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
-            await asyncio.sleep(0.005)
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
         if threading.current_thread() is threading.main_thread():  # uvicorn sets back its handlers, and so these
             handlers.update({sig: signal.signal(sig, handle_signal) for sig in (signal.SIGINT, signal.SIGTERM)})
-
-        async def send_after_worker(message: dict[str, str]) -> None:
-            if message["type"] != "lifespan.startup.complete":
-                ending.set()
-                timeout = settings["timeout_graceful_shutdown"]  # as for requests
-                worker.stop(timeout)
-                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
-                if settings["app"]:  # else it is a test's process, which goes on; this one a signal may end
-                    atexit._run_exitfuncs()
-            await send(message)
-
         try:
-            await app(scope, receive, send_after_worker)
-        finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
+            await app(scope, receive, send)
+        finally:  # which uvicorn waits for, as nothing awaits; also on a second Ctrl-C, which skips app's shutdown
             ending.set()
-            worker.stop(0)
-            worker.join(1)
+            timeout = settings["timeout_graceful_shutdown"]  # as for requests
+            worker.stop(timeout)
+            worker.join(timeout + 1)  # not for ever: its broker may hang
+            if settings["app"]:  # else it is a test's process, which goes on; this one a signal may end
+                atexit._run_exitfuncs()
 
     return app_with_worker
 
@@ -629,9 +616,7 @@ def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
         debugpy.trace_this_thread(True)
         return target(name, task_id, *args)
 
-    where, stack = senders.get(task_id, ("", []))
-    senders[task_id] = where, []  # its variables are needed no more
-    for code, line, scope, values in stack:
+    for code, line, scope, values in senders.get(task_id, ("", []))[1]:
         # Code of the sender's file, function and line that does nothing but the call.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
         call = functools.partial(eval, text, {**scope, "__call__": call}, values)
