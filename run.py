@@ -94,19 +94,17 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
-    threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end, and then this
-    atexit._run_exitfuncs()
+    threading._shutdown()  # type: ignore[attr-defined] # as Python does at its end
     os._exit(exit_code)  # results unsubscribe as Python deletes them, for ever if Redis hangs or is fakeredis' thread
 
 
 def parse_worker_args(app: Any, args: Sequence[str]) -> dict[str, Any]:
     """Return the options of Celery's own `worker` command, and -A, which is one of `celery` otherwise."""
-    from celery.bin.base import CLIContext
-    from celery.bin.worker import worker
+    from celery.bin import base, worker
 
     app_option = click.Option(["-A", "--app"], help="The Celery app, if importing APP makes none or several.")
-    command = click.Command("worker", params=[app_option, *worker.params, *app.user_options["worker"]])
-    options = {"obj": CLIContext(app, no_color=False, workdir=None), "help_option_names": ["-h", "--help"]}
+    command = click.Command("worker", params=[app_option, *worker.worker.params, *app.user_options["worker"]])
+    options = {"obj": base.CLIContext(app, no_color=False, workdir=None), "help_option_names": ["-h", "--help"]}
     return dict(command.make_context("celery worker", ["-P", "threads", *args], **options).params)
 
 
@@ -179,18 +177,17 @@ async def serve_fakeredis(host: str, port: int) -> None:
 def fork_children() -> None:
     """Have uvicorn's child processes be forks of one that has imported libraries, on Linux; no debugger sees forks."""
     if sys.platform == "linux" and "pydevd" not in sys.modules:
-        context = multiprocessing.get_context("forkserver")
         # None of Celery's worker is shared, as packages that watch it patch it first.
         libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis uvicorn.lifespan.on "
         libraries += "uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto"
-        context.set_forkserver_preload(libraries.split())
+        multiprocessing.set_forkserver_preload(libraries.split())
         # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
         multiprocessing.resource_tracker.ensure_running()  # which would unblock it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError):  # else it has no place for its socket: TMPDIR may be too long a path
             multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
             # No public name does it: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-            uvicorn._subprocess.spawn = context  # type: ignore[assignment]
+            uvicorn._subprocess.spawn = multiprocessing.get_context("forkserver")  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
@@ -208,8 +205,8 @@ def make_app() -> Any:
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
-    atexit.register(print, end="", flush=True)  # which Python does by itself, but neither in a fork nor by `main`'s end
-    atexit.register(logging.shutdown)
+    atexit.register(print, end="", flush=True)  # as Python does, but neither in a fork nor at the end of `main`
+    atexit.register(logging.shutdown)  # as in the process that this is a fork of
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -349,8 +346,7 @@ class WorkerThread(threading.Thread):
 
     def create_worker(self) -> Any:
         """Return Celery's worker, which also sets what its tasks need in this process."""
-        # Not before APP is, as packages that watch Celery patch these before a worker has them.
-        import celery.apps.worker
+        import celery.apps.worker  # not before APP is, as packages that watch Celery patch what a worker then has
         from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
 
@@ -375,8 +371,8 @@ class WorkerThread(threading.Thread):
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
         _state._set_task_join_will_block(False)  # or what handlers send isn't listened for
-        executor = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
-        worker.pool.executor, worker.pool.on_stop = executor, functools.partial(self.drain, worker)
+        threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
+        worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
         if find_debugger():
             apply, call = worker.pool.on_apply, call_from_sender
             worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
@@ -428,8 +424,7 @@ class WorkerThread(threading.Thread):
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most."""
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         if celery.worker.state.should_stop is None:
-            host = self.options["hostname"]
-            celery.signals.worker_shutting_down.send(sender=host, sig="SIGTERM", how="Warm", exitcode=0)
+            celery.signals.worker_shutting_down.send(self.options["hostname"], sig="SIGTERM", how="Warm", exitcode=0)
             celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
 
     def drain(self, worker: Any) -> None:
@@ -463,8 +458,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
 
     def run(self) -> None:
         """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
-        from celery import signals
-        from celery.__main__ import main
+        from celery import __main__, signals
 
         settings.update(self.settings)
         threading.Thread(target=end_with_parent, daemon=True).start()
@@ -475,7 +469,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
         signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel), weak=False)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
-        main()
+        __main__.main()
 
     def stop(self, timeout: float) -> None:
         if self.pid and self.is_alive():
@@ -496,14 +490,12 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 
 def set_up_log(level: int) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
-    root, options = logging.getLogger(), {"loglevel": level, "logfile": None, "format": None, "colorize": None}
-    if not root.handlers:
-        root.addHandler(WorkerLog())
-        root.setLevel(level)
+    options = {"loglevel": level, "logfile": None, "format": None, "colorize": None}
+    logging.basicConfig(level=level, handlers=[WorkerLog()])  # which does nothing if there are handlers
     logging.getLogger("celery").setLevel(level)
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
     logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
-    celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
+    celery.signals.after_setup_logger.send(sender=None, logger=logging.getLogger(), **options)
     celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
 
@@ -529,10 +521,9 @@ class WorkerLog(logging.Handler):
 
 
 def with_worker(app: Any, *worker_args: str) -> Any:
-    """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
+    """Return `app` with a worker, ready before the first request and ended after app's own shutdown; also for tests.
 
-    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`. Also for tests:
-    `TestClient(with_worker(app))`.
+    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`.
     """
     celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -593,8 +584,7 @@ def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None
             os.kill(parent, signal.SIGTERM)
     if not ending.is_set():
         exit_code = 1
-        why = worker.error or "its log says why"
-        error(f"The Celery worker ended, and without it no task would run: {why}. Stopping.")
+        error(f"The Celery worker ended, and without it no task would run: {worker.error or 'its log says why'}")
         if parent and settings["reload"]:  # it would wait for an edit
             os.kill(parent, signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
@@ -640,11 +630,10 @@ class Clock:
 
 def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
     """Have the debugger stop where a task raised, which Celery catches."""
-    # From 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
     debugger, stop = find_debugger(), getattr(sys.modules.get("debugpy"), "trigger_exception_handler", None)
     stops_itself = debugger and debugger.break_on_user_uncaught_exceptions  # by the other box under Breakpoints
     if debugger and stop and not stops_itself and not isinstance(exception, tuple(sender.throws)):
-        stop(exception)
+        stop(exception)  # there from 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
 
 
 if __name__ == "__main__":
