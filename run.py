@@ -129,7 +129,7 @@ def ensure_redis(url: str) -> None:
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
         command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
         # Until its standard input ends, as with this process; and in a session that has no part in Ctrl-C.
-        shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill $!', "run.py", *command]
+        shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill -9 $!', "run.py", *command]
         guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
     elif importlib.util.find_spec("fakeredis"):
         program, serving = "fakeredis", serve_fakeredis(address, port)
