@@ -18,6 +18,7 @@ import asyncio
 import atexit
 import concurrent.futures.thread
 import contextlib
+import contextvars
 import functools
 import importlib.machinery
 import importlib.util
@@ -32,7 +33,6 @@ import subprocess
 import threading
 import time
 import traceback
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,8 +55,7 @@ except ModuleNotFoundError as exc:
 
 # --- The command line -------------------------------------------------------------------------------------------------
 
-# Other defaults than uvicorn's.
-defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # in seconds, not for ever, as a stream may be open
+defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # where uvicorn waits for ever, though a stream may be open
 if importlib.util.find_spec("watchfiles"):  # which waits by itself
     defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
 with contextlib.suppress(ImportError, OSError, KeyError, ValueError):  # Python 3.10 can't read it
@@ -67,6 +66,7 @@ dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
+guards: list[Any] = []  # what ends Redis, each by the pipe to it
 
 
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
@@ -81,10 +81,9 @@ def main(ctx: click.Context, /, **params: Any) -> None:
         params["app_dir"] = "app"
     config = uvicorn.Config("", env_file=params["env_file"], workers=params["workers"], log_config=None)
     workers = 1 if params["reload"] else config.workers  # or WEB_CONCURRENCY, perhaps of the file
-    if worker_args:  # a mistake is told before anything starts
-        with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
-            if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
-                raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
+    # A mistake is told before anything starts.
+    if worker_args and parse_worker_args(celery.current_app, worker_args)["beat"] and workers > 1:
+        raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
     if params["lifespan"] == "off":
         raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
     if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
@@ -95,19 +94,17 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
-    threading._shutdown()  # type: ignore[attr-defined] # as Python does first at its end
-    run_exit_functions()
+    threading._shutdown()  # type: ignore[attr-defined] # as Python does at its end
     os._exit(exit_code)  # results unsubscribe as Python deletes them, for ever if Redis hangs or is fakeredis' thread
 
 
 def parse_worker_args(app: Any, args: Sequence[str]) -> dict[str, Any]:
     """Return the options of Celery's own `worker` command, and -A, which is one of `celery` otherwise."""
-    from celery.bin.base import CLIContext
-    from celery.bin.worker import worker
+    from celery.bin import base, worker
 
     app_option = click.Option(["-A", "--app"], help="The Celery app, if importing APP makes none or several.")
-    command = click.Command("worker", params=[app_option, *worker.params, *app.user_options["worker"]])
-    options = {"obj": CLIContext(app, no_color=False, workdir=None), "help_option_names": ["-h", "--help"]}
+    command = click.Command("worker", params=[app_option, *worker.worker.params, *app.user_options["worker"]])
+    options = {"obj": base.CLIContext(app, no_color=False, workdir=None), "help_option_names": ["-h", "--help"]}
     return dict(command.make_context("celery worker", ["-P", "threads", *args], **options).params)
 
 
@@ -118,12 +115,6 @@ def error(message: str) -> int:
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
-
-# The shell starts a killed Redis again, and kills all once its standard input ends. A debugger would follow a Python.
-GUARD = 'exec 3<&0; for _ in 1 2; do { read _ <&3; kill -9 0; } & done; while :; do "$@"; sleep 1; done >/dev/null 2>&1'
-guards: list[Any] = []  # the shells, each by the pipe to it
-
-
 def ensure_redis(url: str) -> None:
     """Serve a Redis in memory at `url` until this process ends, if that is on this machine and nothing listens."""
     try:
@@ -137,8 +128,8 @@ def ensure_redis(url: str) -> None:
     if program := os.name == "posix" and (shutil.which("redis-server") or shutil.which("valkey-server")):
         user = ["--user", parts.username or "default", "on", f">{password}", "~*", "&*", "+@all"] if password else []
         command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
-        # In a session of its own, as Ctrl-C is for this process, which lets tasks finish.
-        shell = ["sh", "-c", GUARD, "run.py", *command]
+        # Until its standard input ends, as with this process; and in a session that has no part in Ctrl-C.
+        shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill -9 $!', "run.py", *command]
         guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
     elif importlib.util.find_spec("fakeredis"):
         program, serving = "fakeredis", serve_fakeredis(address, port)
@@ -186,18 +177,17 @@ async def serve_fakeredis(host: str, port: int) -> None:
 def fork_children() -> None:
     """Have uvicorn's child processes be forks of one that has imported libraries, on Linux; no debugger sees forks."""
     if sys.platform == "linux" and "pydevd" not in sys.modules:
-        context = multiprocessing.get_context("forkserver")
         # None of Celery's worker is shared, as packages that watch it patch it first.
         libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis uvicorn.lifespan.on "
         libraries += "uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto"
-        context.set_forkserver_preload(libraries.split())
+        multiprocessing.set_forkserver_preload(libraries.split())
         # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
         multiprocessing.resource_tracker.ensure_running()  # which would unblock it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError):  # else it has no place for its socket: TMPDIR may be too long a path
             multiprocessing.forkserver.ensure_running()  # it imports while this process goes on
             # No public name does it: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-            uvicorn._subprocess.spawn = context  # type: ignore[assignment]
+            uvicorn._subprocess.spawn = multiprocessing.get_context("forkserver")  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
@@ -210,39 +200,32 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def run_exit_functions() -> None:
-    """Do what Python does at its end, but not by a signal and in a forked process."""
-    atexit._run_exitfuncs()
-    logging.shutdown()  # which is no exit function of a fork any more in Python 3.13
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # APP may have closed or replaced it
-        sys.stdout.flush()
-
-
 def make_app() -> Any:
     """Return APP with its worker, in the process that serves it, which this makes ready."""
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
+    atexit.register(print, end="", flush=True)  # as Python does, but neither in a fork nor at the end of `main`
+    atexit.register(logging.shutdown)  # as in the process that this is a fork of
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
+    if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     options = {name: settings[name] for name in ("app", "factory", "interface")}
     try:
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        app = with_worker(config.loaded_app, *worker_args, at_end=run_exit_functions)
+        return with_worker(config.loaded_app, *worker_args)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
         traceback.print_exception(type(exc), exc, users, chain=bool(users))
         sys.exit(code)
-    if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    return app
 
 
-def users_frames() -> Iterator[types.FrameType]:
+def users_frames() -> Iterator[Any]:
     """Yield the frames of the call stack that run the user's code, the innermost first."""
     return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame.f_globals))
 
@@ -253,7 +236,7 @@ def users_line() -> str:
     return next(places, "").removeprefix(os.getcwd() + os.sep)
 
 
-def users_traceback(exc: BaseException) -> types.TracebackType | None:
+def users_traceback(exc: BaseException) -> Any:
     """Return the traceback from the user's first frame on; None if there is none."""
     trace = exc.__traceback__
     while trace and not is_users(trace.tb_frame.f_globals):
@@ -330,16 +313,7 @@ def app_name(app: Any) -> str:
 
 
 # --- The worker and its log -------------------------------------------------------------------------------------------
-class InTask(threading.local):
-    """True in a thread that runs tasks, where `.get()` raises. Celery's own flag would hold in handlers too."""
-
-    value = False
-
-    def __bool__(self) -> bool:
-        return self.value
-
-
-in_task = InTask()
+in_task = contextvars.ContextVar("in_task", default=False)  # where `.get()` raises; Celery's own is for the process
 lines_told = {""}  # once
 
 
@@ -352,7 +326,7 @@ def waiting_raises() -> bool:
             told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
             told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
             logging.getLogger("uvicorn.error").warning(told, line)
-    return in_task.value
+    return in_task.get()
 
 
 class WorkerThread(threading.Thread):
@@ -366,26 +340,22 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with contextlib.ExitStack() as undo:  # what is set for the process
-                self.create_worker(undo).start()
+            self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def create_worker(self, undo: contextlib.ExitStack) -> Any:
-        """Return Celery's worker. What it sets for the process, and what would be felt later, `undo` sets back."""
-        # Not before APP is, as packages that watch Celery patch these before a worker has them.
-        import celery.apps.worker
+    def create_worker(self) -> Any:
+        """Return Celery's worker, which also sets what its tasks need in this process."""
+        import celery.apps.worker  # not before APP is, as packages that watch Celery patch what a worker then has
         from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
 
         celery.worker.state.should_stop = None
-        undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result.task_join_will_block = waiting_raises  # see https://github.com/celery/celery/issues/3189
-        result._set_task_join_will_block = functools.partial(setattr, in_task, "value")
+        result._set_task_join_will_block = in_task.set
         asynchronous.time = Clock()
-        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)  # else a process, forked from threads
-        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
+        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)  # not a fork of threads
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
         signals.before_task_publish.connect(note_sender)
         signals.task_failure.connect(stop_at_failure)
@@ -394,26 +364,25 @@ class WorkerThread(threading.Thread):
             def setup_logging(self, colorize: bool | None = None) -> bool:
                 options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
                 if not signals.setup_logging.send(sender=None, **options):
-                    set_up_log(self.loglevel, undo)
+                    set_up_log(self.loglevel)
                 return True  # or Celery redirects sys.stdout
 
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
-        _state._set_task_join_will_block(in_task)
-        in_thread = setattr, (in_task, "value", True)
-        worker.pool.executor = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", *in_thread)
-        worker.pool.on_apply = functools.partial(self.apply, worker.pool.on_apply)
-        worker.pool.on_stop = functools.partial(self.drain, worker.pool.executor)
+        _state._set_task_join_will_block(False)  # or what handlers send isn't listened for
+        threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
+        worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
+        if find_debugger():
+            apply, call = worker.pool.on_apply, call_from_sender
+            worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
         consumer, worker.consumer.connection_errors = worker.consumer, (Exception,)
         reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
-        if worker.beat:  # whose own stop() waits before the pool's, and for ever if its thread has failed
+        if worker.beat:  # whose own stop() waits, and for ever if its thread has failed
             worker.beat.stop = worker.beat.service.stop
-            undo.callback(lambda: worker.beat.is_alive() and worker.beat.join(2))
         # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
-        undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
@@ -451,23 +420,16 @@ class WorkerThread(threading.Thread):
         consumer.controller.on_consumer_ready(consumer)
         self.ready.set()
 
-    def apply(self, submit: Callable[..., Any], target: Any, *args: Any, **options: Any) -> Any:
-        """Hand a task to the pool."""
-        if find_debugger():
-            target = functools.partial(call_from_sender, options.get("correlation_id"), target)
-        return submit(target, *args, **options)
-
     def stop(self, timeout: float) -> None:
-        """Tell the worker to end as on SIGTERM, in `timeout` seconds at most. A second call is for less time."""
-        self.deadline = time.monotonic() + timeout
+        """Tell the worker to end as on SIGTERM, in `timeout` seconds at most."""
+        self.deadline = min(self.deadline, time.monotonic() + timeout)
         if celery.worker.state.should_stop is None:
-            shutting_down = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
-            celery.signals.worker_shutting_down.send(sender=self.options["hostname"], **shutting_down)
+            celery.signals.worker_shutting_down.send(self.options["hostname"], sig="SIGTERM", how="Warm", exitcode=0)
             celery.worker.state.should_stop = 0  # as Celery's handlers of signals do
 
-    def drain(self, executor: concurrent.futures.Executor) -> None:
+    def drain(self, worker: Any) -> None:
         """Wait for running tasks, until `deadline` at most. What doesn't run yet goes back to the queue."""
-        executor.shutdown(wait=False, cancel_futures=True)
+        worker.pool.executor.shutdown(wait=False, cancel_futures=True)
         while celery.worker.state.active_requests and time.monotonic() < self.deadline:
             time.sleep(0.01)
         for request in tuple(celery.worker.state.active_requests):
@@ -481,6 +443,8 @@ class WorkerThread(threading.Thread):
         for process in multiprocessing.active_children():
             if not process.daemon:  # Python would wait for it; the others it ends itself
                 process.kill()
+        if worker.beat:
+            worker.beat.join(2)  # it saves its schedule
         celery.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
@@ -494,8 +458,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
 
     def run(self) -> None:
         """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
-        from celery import signals
-        from celery.__main__ import main
+        from celery import __main__, signals
 
         settings.update(self.settings)
         threading.Thread(target=end_with_parent, daemon=True).start()
@@ -503,10 +466,10 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
             os.setsid()
         log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
         uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
-        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
+        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel), weak=False)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
-        main()
+        __main__.main()
 
     def stop(self, timeout: float) -> None:
         if self.pid and self.is_alive():
@@ -525,19 +488,14 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     senders[headers["id"]] = users_line(), stack
 
 
-def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
+def set_up_log(level: int) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
-    root, options = logging.getLogger(), {"loglevel": level, "logfile": None, "format": None, "colorize": None}
+    options = {"loglevel": level, "logfile": None, "format": None, "colorize": None}
+    logging.basicConfig(level=level, handlers=[WorkerLog()])  # which does nothing if there are handlers
+    logging.getLogger("celery").setLevel(level)
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
-    levels = {"celery": level, "celery.worker.strategy": level if level <= logging.DEBUG else logging.WARNING}
-    if not root.handlers:
-        levels[root.name] = level
-        root.addHandler(handler := WorkerLog())
-        undo.callback(root.removeHandler, handler)
-    for logger in map(logging.getLogger, levels):
-        undo.callback(logger.setLevel, logger.level)
-        logger.setLevel(levels[logger.name])
-    celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
+    logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
+    celery.signals.after_setup_logger.send(sender=None, logger=logging.getLogger(), **options)
     celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
 
@@ -562,11 +520,10 @@ class WorkerLog(logging.Handler):
                 handler.handle(shown)
 
 
-def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda: None) -> Any:
-    """Return `app` with a worker, ready before the first request and ended after app's own shutdown.
+def with_worker(app: Any, *worker_args: str) -> Any:
+    """Return `app` with a worker, ready before the first request and ended after app's own shutdown; also for tests.
 
-    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`; `at_end` is called
-    once both have ended. Also for tests: `TestClient(with_worker(app))`.
+    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`.
     """
     celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
@@ -576,44 +533,41 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
     options = parse_worker_args(celery_app, args)
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
-    ending = threading.Event()
+    ending, handlers = threading.Event(), dict[int, Any]()
 
-    async def app_with_worker(scope: Any, receive: Any, send: Any) -> None:
+    def handle_signal(sig: int, frame: Any) -> None:
+        if sig == signal.SIGINT and ending.is_set():  # a second Ctrl-C lets no task finish
+            worker.stop(0)
+        ending.set()  # or `watch` would take what follows for Stop
+        if debugger := find_debugger():  # let what stands at a breakpoint go on, for which uvicorn would wait
+            api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+            threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
+        handlers[sig](sig, frame)
+
+    async def app_with_worker(scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
+            return await app(scope, receive, send)
         worker.start()
         deadline = time.monotonic() + 5  # for its broker: a look-up in DNS takes any time, as does a silent server
-        while not worker.ready.is_set():
+        while not worker.ready.wait(0.005):
             why = worker.error
             if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
                 why = f"The Celery worker can't start: {why or 'its log says why'}"
                 error(why)
                 await send({"type": "lifespan.startup.failed"})
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
-            await asyncio.sleep(0.005)
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
-        is_main = threading.current_thread() is threading.main_thread()
-        for sig in (signal.SIGINT, signal.SIGTERM) if is_main and find_debugger() else ():
-            signal.signal(sig, functools.partial(leave_debugger, signal.getsignal(sig), ending))
-
-        async def send_after_worker(message: dict[str, str]) -> None:
-            if message["type"] != "lifespan.startup.complete":
-                ending.set()
-                if is_main:  # a second Ctrl-C lets no task finish
-                    signal.signal(signal.SIGINT, lambda *_: worker.stop(0))  # uvicorn sets it back
-                timeout = settings["timeout_graceful_shutdown"]  # as for requests
-                worker.stop(timeout)
-                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
-                at_end()
-            await send(message)
-
+        if threading.current_thread() is threading.main_thread():  # uvicorn sets back its handlers, and so these
+            handlers.update({sig: signal.signal(sig, handle_signal) for sig in (signal.SIGINT, signal.SIGTERM)})
         try:
-            await app(scope, receive, send_after_worker)
-        finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
+            await app(scope, receive, send)
+        finally:  # which uvicorn waits for, as nothing awaits; also on a second Ctrl-C, which skips app's shutdown
             ending.set()
-            worker.stop(0)
-            worker.join(1)
+            timeout = settings["timeout_graceful_shutdown"]  # as for requests
+            worker.stop(timeout)
+            worker.join(timeout + 1)  # not for ever: its broker may hang
+            if settings["app"]:  # else it is a test's process, which goes on; this one a signal may end
+                atexit._run_exitfuncs()
 
     return app_with_worker
 
@@ -621,21 +575,19 @@ def with_worker(app: Any, *worker_args: str, at_end: Callable[[], None] = lambda
 def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
-    parent, looks = multiprocessing.parent_process(), 99  # since the debugger has left
-    while not ending.wait(0.1):
+    parent, looks = getattr(multiprocessing.parent_process(), "pid", None), 99  # since the debugger has left
+    while worker.is_alive() and not ending.wait(0.1):
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        has_died = not worker.is_alive() and not ending.is_set()
-        # Stop, as Restart has it back after 0.6 to 0.7 s; and a reloader would wait for an edit.
-        if parent and parent.pid and (looks == 10 or (has_died and settings["reload"])):
-            os.kill(parent.pid, signal.SIGTERM)
-        if has_died:
-            exit_code = 1
-            why = f" ({worker.error})" if worker.error else ""
-            error(f"The Celery worker ended, and without it no task would run{why}. Stopping.")
-            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
-            return
+        if looks == 10 and parent:  # Stop, as Restart has it back after 0.6 to 0.7 s
+            os.kill(parent, signal.SIGTERM)
+    if not ending.is_set():
+        exit_code = 1
+        error(f"The Celery worker ended, and without it no task would run: {worker.error or 'its log says why'}")
+        if parent and settings["reload"]:  # it would wait for an edit
+            os.kill(parent, signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
@@ -646,25 +598,15 @@ def find_debugger() -> Any:
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
 
 
-def leave_debugger(handle: Any, ending: threading.Event, sig: int, frame: Any) -> None:
-    """Handle a signal to end: let what stands at a breakpoint go on, for which uvicorn would wait."""
-    ending.set()  # or `watch` would take it for Stop
-    api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-    threading.Thread(target=api.request_disconnect, args=(find_debugger(), True)).start()
-    handle(sig, frame)
-
-
-def call_from_sender(task_id: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
     """Call a task's function with the frames of its sender below it in the call stack, as they were then."""
     import debugpy
 
     def call() -> Any:
         debugpy.trace_this_thread(True)
-        return target(*args, **kwargs)
+        return target(name, task_id, *args)
 
-    where, stack = senders.get(task_id, ("", []))
-    senders[task_id] = where, []  # its variables are needed no more
-    for code, line, scope, values in stack:
+    for code, line, scope, values in senders.get(task_id, ("", []))[1]:
         # Code of the sender's file, function and line that does nothing but the call.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
         call = functools.partial(eval, text, {**scope, "__call__": call}, values)
@@ -688,11 +630,10 @@ class Clock:
 
 def stop_at_failure(sender: Any, exception: BaseException, **_: Any) -> None:
     """Have the debugger stop where a task raised, which Celery catches."""
-    # From 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
     debugger, stop = find_debugger(), getattr(sys.modules.get("debugpy"), "trigger_exception_handler", None)
     stops_itself = debugger and debugger.break_on_user_uncaught_exceptions  # by the other box under Breakpoints
     if debugger and stop and not stops_itself and not isinstance(exception, tuple(sender.throws)):
-        stop(exception)
+        stop(exception)  # there from 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Command:
         wait_for(lambda: not listens(self.port) and not listens(self.redis_port), why, timeout=5)
 
     def end(self) -> None:
-        """Kill what runs, parents first: what guards Redis would start a killed one again, unseen."""
+        """Kill what runs, parents first: what guards Redis ends it once its standard input does."""
         self.tree()
         for process in self.leftovers():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -4,6 +4,7 @@ import logging
 import re
 
 import pytest
+import uvicorn
 
 from run import WorkerLog
 
@@ -142,5 +143,6 @@ def set_up(loglevel, **kwargs):
 
 
 def test_a_record_that_cannot_be_formatted_is_told_as_logging_does(capsys):
+    uvicorn.Config("")  # whose handlers it is given to
     WorkerLog().handle(logging.LogRecord("app", logging.WARNING, __file__, 1, "%d items", ("three",), None))
     assert "--- Logging error ---" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import httpx2 as httpx
 import pytest
 import redis
 from command import free_port, listens, wait_for
@@ -166,20 +165,6 @@ def test_no_redis_is_started_if_none_is_used(start, project):
     server = start("run.py", "main:app", **env)
     assert server.get() == {"2+2": 4}
     assert "as nothing listened there" not in server.log
-
-
-def test_redis_that_is_killed_is_started_again(start, project):
-    server = start("run.py", "main:app")
-    server.get()
-    killed = [process for process in server.tree() if process.name() == "redis-server"]
-    if not killed:
-        pytest.skip("there is no redis-server on PATH")
-    killed[0].kill()
-    wait_for(lambda: answers(server), lambda: server.log)
-
-
-def answers(server):
-    return httpx.get(f"http://127.0.0.1:{server.port}/", timeout=30).status_code == 200
 
 
 def test_broker_of_another_kind_is_tried_too(start, project):

@@ -51,19 +51,6 @@ def test_kill_9(server):
     server.wait_until_nothing_is_left()
 
 
-@pytest.mark.parametrize("which", [0, -1], ids=["what starts it again", "one that waits for the end"])
-def test_kill_9_of_what_guards_redis(start, probe, which):
-    server = start("run.py", "main:app")
-    server.get()
-    guards = [process for process in server.tree() if process.name() == "sh"]
-    if not guards:
-        pytest.skip("there is no redis-server on PATH to guard")
-    guards[which].kill()
-    server.press_ctrl_c()
-    server.wait()
-    server.wait_until_nothing_is_left()
-
-
 def test_requests_and_running_tasks_finish(start, probe):
     server = start("run.py", "main:app")
     server.get("/send/sleep", args="1")
