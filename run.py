@@ -81,15 +81,16 @@ def main(ctx: click.Context, /, **params: Any) -> None:
         params["app_dir"] = "app"
     config = uvicorn.Config("", env_file=params["env_file"], workers=params["workers"], log_config=None)
     workers = 1 if params["reload"] else config.workers  # or WEB_CONCURRENCY, perhaps of the file
-    # A mistake is told before anything starts.
-    if worker_args and parse_worker_args(celery.current_app, worker_args)["beat"] and workers > 1:
-        raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
     if params["lifespan"] == "off":
         raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
     if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
         sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     if params["reload"] or workers > 1:
         fork_children()
+    if worker_args:  # a mistake is told before APP is imported
+        with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
+            if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
+                raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
     ensure_redis(os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0")
     ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
@@ -178,7 +179,7 @@ def fork_children() -> None:
     """Have uvicorn's child processes be forks of one that has imported libraries, on Linux; no debugger sees forks."""
     if sys.platform == "linux" and "pydevd" not in sys.modules:
         # None of Celery's worker is shared, as packages that watch it patch it first.
-        libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis uvicorn.lifespan.on "
+        libraries = "fastapi celery.bin.worker celery.backends.redis uvicorn.lifespan.on "
         libraries += "uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto"
         multiprocessing.set_forkserver_preload(libraries.split())
         # A SIGTERM to each process, as Procfile runners send it, is not for this one, which tells of its forks' end.
@@ -370,7 +371,8 @@ class WorkerThread(threading.Thread):
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
-        _state._set_task_join_will_block(False)  # or what handlers send isn't listened for
+        # By thread, or what handlers send isn't listened for.
+        _state._set_task_join_will_block(type("InTask", (), {"__bool__": lambda _: in_task.get()})())
         threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
         worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
         if find_debugger():
@@ -436,10 +438,10 @@ class WorkerThread(threading.Thread):
             fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
             told = "Task %s[%s] was still running and is cut off: %s"
             logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
+            concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
             if request.acknowledged:  # at its start, which isn't so with acks_late
                 lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
-                request.task.backend.mark_as_failure(request.id, lost)
-            concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
+                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         for process in multiprocessing.active_children():
             if not process.daemon:  # Python would wait for it; the others it ends itself
                 process.kill()
@@ -529,7 +531,9 @@ def with_worker(app: Any, *worker_args: str) -> Any:
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
     level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
     queues = ",".join(routed_queues(celery_app))
-    args = ["--without-gossip", "--without-mingle", "--loglevel", level, "--queues", queues, *worker_args]
+    # Each of several has a name: RabbitMQ lets no second one of that name have a queue for control.
+    name = f"celery{os.getpid()}@%h" if multiprocessing.parent_process() and not settings["reload"] else "celery@%h"
+    args = ["--without-gossip", "--without-mingle", "-n", name, "--loglevel", level, "--queues", queues, *worker_args]
     options = parse_worker_args(celery_app, args)
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
@@ -566,7 +570,7 @@ def with_worker(app: Any, *worker_args: str) -> Any:
             timeout = settings["timeout_graceful_shutdown"]  # as for requests
             worker.stop(timeout)
             worker.join(timeout + 1)  # not for ever: its broker may hang
-            if settings["app"]:  # else it is a test's process, which goes on; this one a signal may end
+            if "host" in settings:  # else it is a test's process, which goes on; this one a signal may end
                 atexit._run_exitfuncs()
 
     return app_with_worker
@@ -606,7 +610,9 @@ def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
         debugpy.trace_this_thread(True)
         return target(name, task_id, *args)
 
-    for code, line, scope, values in senders.get(task_id, ("", []))[1]:
+    where, stack = senders.get(task_id, ("", []))
+    senders[task_id] = where, []  # its variables are needed no more
+    for code, line, scope, values in stack:
         # Code of the sender's file, function and line that does nothing but the call.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
         call = functools.partial(eval, text, {**scope, "__call__": call}, values)

@@ -29,6 +29,7 @@ from command import ROOT
             "where Celery waits for its broker to come back",
         ),
         ("celery.backends.asynchronous", "time", "by which `.get()` counts its timeout; in the debugger it stands"),
+        ("celery.worker.request.Request", "_context", "what a result backend asks of a task that is cut off"),
         ("celery.worker.state", "should_stop active_requests", "how Celery's signal handlers stop it, and what runs"),
         ("atexit", "_run_exitfuncs", "run.py does with it what Python does at its end, where it doesn't"),
         ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
