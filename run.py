@@ -5,14 +5,10 @@
 
 uvicorn serves APP with one thing more: a lifespan that starts a Celery worker before APP's own startup and stops it
 after APP's own shutdown. When, in which process and how often, is uvicorn's business. Tasks run as threads of that
-process, so that one debugger stops in both and one reload renews both. In production, run `uvicorn` and `celery worker`
-themselves; nothing in the app knows of this file. Read on in the order it happens.
+process, so that one debugger stops in both and one reload renews both. Read on in the order it happens.
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # noqa: UP036
-    sys.exit(f"run.py needs Python 3.10 or newer, and this is {sys.version.split()[0]}. Make the venv anew with one.")
+from __future__ import annotations
 
 import asyncio
 import atexit
@@ -30,6 +26,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -233,8 +230,8 @@ def users_frames() -> Iterator[Any]:
 
 def users_line() -> str:
     """Return where the user's code stands, as file:line, or "" if none of it is in the call stack."""
-    places = (f"{frame.f_code.co_filename}:{frame.f_lineno}" for frame in users_frames())
-    return next(places, "").removeprefix(os.getcwd() + os.sep)
+    frame = next(users_frames(), None)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}".removeprefix(os.getcwd() + os.sep) if frame else ""
 
 
 def users_traceback(exc: BaseException) -> Any:
@@ -301,8 +298,8 @@ def routed_queues(app: Any) -> list[str]:
     for task in user_tasks(app):
         with contextlib.suppress(Exception):  # a function may need a call's arguments
             routes.append(app.amqp.router.route({"queue": getattr(task, "queue", None)}, task.name, task_type=task))
-    found = [queue for route in routes if (queue := route.get("queue"))]
-    names = {app.conf.task_default_queue, *queues, *(getattr(queue, "name", queue) for queue in found)}
+    names = {getattr(route.get("queue"), "name", route.get("queue")) for route in routes}
+    names = {*names, app.conf.task_default_queue, *queues} - {None}
     return sorted(name for name in names if name in queues or queues.create_missing)
 
 
@@ -570,6 +567,8 @@ def with_worker(app: Any, *worker_args: str) -> Any:
             timeout = settings["timeout_graceful_shutdown"]  # as for requests
             worker.stop(timeout)
             worker.join(timeout + 1)  # not for ever: its broker may hang
+            if worker.is_alive():  # and what runs there, for which Python would wait
+                concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
             if "host" in settings:  # else it is a test's process, which goes on; this one a signal may end
                 atexit._run_exitfuncs()
 

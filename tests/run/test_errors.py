@@ -1,12 +1,11 @@
 """What goes wrong is told in one line that names the next step, with a non-zero exit and no traceback of run.py's."""
 
-import ast
 import re
 import subprocess
 import sys
 
 import pytest
-from command import MODES, ROOT
+from command import MODES
 from uvicorn.main import STARTUP_FAILURE
 
 SYNTAX = "def broken(:\n"
@@ -115,21 +114,10 @@ def test_time_limit_of_a_task_is_told_once(start, project):
     assert server.log.count(told) == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ("sys.version_info = (3, 9)", "run.py needs Python 3.10 or newer, and this is "),
-        ("sys.path = [p for p in sys.path if 'site-packages' not in p]", "run.py needs celery. Type: "),
-    ],
-    ids=["Python too old", "a package missing"],
-)
-def test_environment_that_does_not_fit_is_told_in_one_line(project, change, told):
+def test_missing_package_is_told_in_one_line(project):
+    change = "sys.path = [p for p in sys.path if 'site-packages' not in p]"
     code = f"import runpy, sys; {change}; runpy.run_path('run.py', run_name='__main__')"
     typed = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
     assert typed.returncode == 1
     [line] = typed.stderr.splitlines()
-    assert line.startswith(told)
-
-
-def test_older_python_can_read_run_py_far_enough_to_tell():
-    ast.parse((ROOT / "run.py").read_text(), feature_version=(3, 8))
+    assert line.startswith("run.py needs celery. Type: ")
