@@ -444,6 +444,9 @@ class WorkerThread(threading.Thread):
                 process.kill()
         if worker.beat:
             worker.beat.join(2)  # it saves its schedule
+        if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
+            atexit.unregister(state_db.save)
+            state_db.save()
         celery.signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 

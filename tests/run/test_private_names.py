@@ -1,5 +1,6 @@
 """What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
 
+import atexit
 import importlib
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def test_tasks_that_wait_for_their_app_are_there():
         app.task(test_tasks_that_wait_for_their_app_are_there, shared=False)
         told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
         assert len(getattr(app, "_pending", ())) == 1, told
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")  # of root, a container's usual user
+def test_what_saves_the_state_of_a_worker_is_there(tmp_path):
+    with Celery(broker="memory://", set_as_current=False) as app:
+        worker = app.Worker(statedb=str(tmp_path / "state"))
+        told = "celery's worker._persistence is gone: run.py saves it in the thread that opened it, as 3.13 asks"
+        assert hasattr(worker, "_persistence"), told
+        atexit.unregister(worker._persistence.save)
 
 
 def test_names_of_the_debugger_are_there():
