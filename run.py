@@ -80,19 +80,20 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     workers = 1 if params["reload"] else config.workers  # or WEB_CONCURRENCY, perhaps of the file
     if params["lifespan"] == "off":
         raise click.UsageError("--lifespan off: the worker lives in the lifespan. Leave it out.")
-    if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
-        sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     if params["reload"] or workers > 1:
         fork_children()
     if worker_args:  # a mistake is told before APP is imported
         with celery.Celery(set_as_current=False, fixups=[]) as stand_in:  # which import its worker
             if parse_worker_args(stand_in, worker_args)["beat"] and workers > 1:
                 raise click.UsageError("-B with several workers: each would send every scheduled task. Leave one out.")
+    if params["uds"] is None and params["fd"] is None and listens(params["host"], port := params["port"]):
+        sys.exit(error(f"Port {port} is taken. End what listens there, or take another port: --port {port + 1}"))
     ensure_redis(os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL") or "redis://localhost:6379/0")
     ensure_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
     ours = {"app": "__main__:make_app", "factory": True, "interface": "asgi3", "lifespan": "on"}
     ctx.invoke(uvicorn.main, **{**params, **ours})
-    threading._shutdown()  # type: ignore[attr-defined] # as Python does at its end
+    threading._shutdown()  # type: ignore[attr-defined] # as Python does at its end, and then this
+    atexit._run_exitfuncs()
     os._exit(exit_code)  # results unsubscribe as Python deletes them, for ever if Redis hangs or is fakeredis' thread
 
 
@@ -163,12 +164,12 @@ async def serve_fakeredis(host: str, port: int) -> None:
         client: Any = AsyncFakeSocket(database, 0, client_class=redis.Redis)
         client.put_response = lambda reply: writer.write(encode_reply(reply, client._client_info.protocol_version))
         with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
+            while data := await reader.read(2**22):  # fakeredis copies what it has of a message at each piece
                 client.sendall(data)
         client.close()
         writer.close()
 
-    await (await asyncio.start_server(serve_client, host, port)).serve_forever()
+    await (await asyncio.start_server(serve_client, host, port, limit=2**22)).serve_forever()
 
 
 # --- The process that serves ------------------------------------------------------------------------------------------
@@ -203,8 +204,8 @@ def make_app() -> Any:
     settings.update(main.make_context("run.py", uvicorn_args).params)
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)  # what a task prints is seen at once, as by `celery worker`
-    atexit.register(print, end="", flush=True)  # as Python does, but neither in a fork nor at the end of `main`
-    atexit.register(logging.shutdown)  # as in the process that this is a fork of
+    atexit.register(print, end="", flush=True)  # which Python does neither in a fork nor after os._exit()
+    atexit.register(logging.shutdown)  # which is not registered in a fork any more in Python 3.13
     threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
     if sys.platform == "linux":  # see `fork_children`
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -319,7 +320,7 @@ def waiting_raises() -> bool:
     """Tell Celery whether `.get()` raises in this thread, and the user that it waits in the event loop."""
     with contextlib.suppress(RuntimeError):  # there is no loop in this thread
         asyncio.get_running_loop()
-        if (line := users_line()) not in lines_told:
+        if sys._getframe(1).f_code.co_name == "assert_will_not_block" and (line := users_line()) not in lines_told:
             lines_told.add(line)
             told = "%s waits for a task in the event loop, and no request is answered meanwhile. "
             told += "Make the handler a plain def, or type: await run_in_threadpool(result.get)"
@@ -368,15 +369,18 @@ class WorkerThread(threading.Thread):
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         worker = Worker(**{**self.options, **ours})
-        # By thread, or what handlers send isn't listened for.
+        # Celery has one flag for the process, and this asks by thread, or what handlers send isn't listened for.
         _state._set_task_join_will_block(type("InTask", (), {"__bool__": lambda _: in_task.get()})())
         threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
         worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
+        # As processes of pools do: projects connect there.
+        worker.pool.on_start = functools.partial(signals.worker_process_init.send, sender=None)
         if find_debugger():
             apply, call = worker.pool.on_apply, call_from_sender
             worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
-        consumer, worker.consumer.connection_errors = worker.consumer, (Exception,)
+        consumer = worker.consumer
+        consumer.connection_errors = (Exception,)
         reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
         if worker.beat:  # whose own stop() waits, and for ever if its thread has failed
@@ -415,7 +419,6 @@ class WorkerThread(threading.Thread):
         log.info("%s has %d threads for queues: %s", app_name(self.app), consumer.controller.concurrency, queues)
         if any(limit.time_limit or limit.soft_time_limit for limit in [consumer.controller, *user_tasks(self.app)]):
             log.warning("Time limits can't be kept in threads. To have them: -- -P prefork")
-        celery.signals.worker_process_init.send(sender=None)  # as processes of pools do: projects connect there
         consumer.controller.on_consumer_ready(consumer)
         self.ready.set()
 
@@ -537,12 +540,14 @@ def with_worker(app: Any, *worker_args: str) -> Any:
     options = parse_worker_args(celery_app, args)
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
-    ending, handlers = threading.Event(), dict[int, Any]()
+    timeout = settings["timeout_graceful_shutdown"]  # in seconds, as for requests
+    # Why it ends, once it does: signals, or 0. No threading.Event, whose lock is not for a handler of signals.
+    ending, handlers = set[int](), dict[int, Any]()
 
     def handle_signal(sig: int, frame: Any) -> None:
-        if sig == signal.SIGINT and ending.is_set():  # a second Ctrl-C lets no task finish
+        if sig == signal.SIGINT and ending:  # a second Ctrl-C lets no task finish
             worker.stop(0)
-        ending.set()  # or `watch` would take what follows for Stop
+        ending.add(sig)  # or `watch` would take what follows for Stop
         if debugger := find_debugger():  # let what stands at a breakpoint go on, for which uvicorn would wait
             api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
             threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
@@ -561,34 +566,42 @@ def with_worker(app: Any, *worker_args: str) -> Any:
                 await send({"type": "lifespan.startup.failed"})
                 raise RuntimeError(why)  # for TestClient; uvicorn knows by now
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
-        if threading.current_thread() is threading.main_thread():  # uvicorn sets back its handlers, and so these
+        if "host" in settings:  # no test's process; uvicorn sets back its handlers, and so these
             handlers.update({sig: signal.signal(sig, handle_signal) for sig in (signal.SIGINT, signal.SIGTERM)})
+
+        async def send_after_worker(message: dict[str, str]) -> None:
+            if message["type"] != "lifespan.startup.complete":
+                ending.add(0)
+                worker.stop(timeout)
+                await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
+            await send(message)
+
         try:
-            await app(scope, receive, send)
-        finally:  # which uvicorn waits for, as nothing awaits; also on a second Ctrl-C, which skips app's shutdown
-            ending.set()
-            timeout = settings["timeout_graceful_shutdown"]  # as for requests
-            worker.stop(timeout)
-            worker.join(timeout + 1)  # not for ever: its broker may hang
+            await app(scope, receive, send_after_worker)
+        finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
+            ending.add(0)
+            worker.stop(0)
+            worker.join(1)
             if worker.is_alive():  # and what runs there, for which Python would wait
                 concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
-            if "host" in settings:  # else it is a test's process, which goes on; this one a signal may end
+            if "host" in settings:  # as uvicorn may end this process by the signal that it got
                 atexit._run_exitfuncs()
 
     return app_with_worker
 
 
-def watch(worker: WorkerThread | WorkerProcess, ending: threading.Event) -> None:
+def watch(worker: WorkerThread | WorkerProcess, ending: set[int]) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
     parent, looks = getattr(multiprocessing.parent_process(), "pid", None), 99  # since the debugger has left
-    while worker.is_alive() and not ending.wait(0.1):
+    while worker.is_alive() and not ending:
+        time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        if looks == 10 and parent:  # Stop, as Restart has it back after 0.6 to 0.7 s
+        if looks == 10 and parent and not ending:  # Stop, as Restart has it back after 0.6 to 0.7 s
             os.kill(parent, signal.SIGTERM)
-    if not ending.is_set():
+    if not ending:
         exit_code = 1
         error(f"The Celery worker ended, and without it no task would run: {worker.error or 'its log says why'}")
         if parent and settings["reload"]:  # it would wait for an edit

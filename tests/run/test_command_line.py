@@ -40,6 +40,12 @@ def test_help_shows_every_option_of_each(type_command, args, command, said):
     assert said in " ".join(shown.stdout.split())
 
 
+def test_help_is_shown_while_the_app_runs(start, type_command):
+    server = start("run.py", "main:app")
+    server.get()
+    assert type_command("main:app", "--port", str(server.port), "--", "--help").returncode == 0
+
+
 def test_version_is_uvicorns(type_command):
     assert type_command("--version").stdout.startswith("Running uvicorn")
 

@@ -27,6 +27,16 @@ def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(sta
     assert "Traceback" not in server.log
 
 
+@with_and_without_reload
+def test_task_that_runs_on_does_not_hold_up_the_end(start, probe, reload):
+    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", *reload, *PREFORK)
+    server.get("/send/sleep", args="600")
+    server.get("/run/where")  # by the other of the two
+    server.press_ctrl_c()
+    wait_for(server.ended, lambda: server.log, timeout=20)
+    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}", timeout=5)
+
+
 def test_edit_of_a_task_is_live_after_the_reload(start, probe):
     server = start("run.py", "main:app", "--reload", *PREFORK)
     assert server.get() == {"2+2": 4}

@@ -25,6 +25,16 @@ def test_ctrl_c(server):
         assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_no_file_is_left(start, probe, tmp_path, mode):
+    (tmp_path / "tmp").mkdir()
+    server = start("run.py", "main:app", *MODES[mode], TMPDIR=str(tmp_path / "tmp"))
+    server.get()
+    server.press_ctrl_c()
+    server.wait()
+    assert [*(tmp_path / "tmp").iterdir()] == []
+
+
 def test_sigterm_has_uvicorns_exit_code(server, start, project):
     stock = start("-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:])
     wait_for(lambda: listens(stock.port))
@@ -58,6 +68,22 @@ def test_requests_and_running_tasks_finish(start, probe):
     server.press_ctrl_c()
     assert server.wait() == 0
     assert "Task tasks.sleep" in server.log
+    assert "succeeded in 1." in server.log
+
+
+def test_running_task_may_use_the_event_loop(start, probe):
+    with (probe / "main.py").open("a") as main, (probe / "tasks.py").open("a") as of_tasks:
+        main.write(
+            "import asyncio\n\n@app.get('/loop')\nasync def loop():\n    tasks.loop = asyncio.get_running_loop()\n"
+        )
+        of_tasks.write("import asyncio\n\n@app.task\ndef wait_in_loop():\n    time.sleep(1)\n")
+        of_tasks.write("    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.1), loop).result()\n")
+    server = start("run.py", "main:app")
+    server.get("/loop")
+    server.get("/send/wait_in_loop")
+    wait_for(lambda: "tasks.wait_in_loop" in server.get("/active"))
+    server.press_ctrl_c()
+    server.wait()
     assert "succeeded in 1." in server.log
 
 
