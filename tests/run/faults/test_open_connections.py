@@ -51,4 +51,4 @@ def test_end_does_not_hang(start, faults, open_connection, kind):
     open_connection(kind, server.port)
     server.press_ctrl_c()
     assert server.wait() == 0
-    assert not server.leftovers()
+    server.wait_until_nothing_is_left()
