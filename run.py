@@ -339,21 +339,24 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.create_worker().start()
+            with contextlib.ExitStack() as undo:  # what is set for the process, which may be a test's
+                self.create_worker(undo).start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def create_worker(self) -> Any:
-        """Return Celery's worker, which also sets what its tasks need in this process."""
+    def create_worker(self, undo: contextlib.ExitStack) -> Any:
+        """Return Celery's worker. What it sets for the process, and would be felt later, `undo` sets back."""
         import celery.apps.worker  # not before APP is, as packages that watch Celery patch what a worker then has
         from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
 
         celery.worker.state.should_stop = None
+        undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result.task_join_will_block = waiting_raises  # see https://github.com/celery/celery/issues/3189
         result._set_task_join_will_block = in_task.set
         asynchronous.time = Clock()
+        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)
         beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)  # not a fork of threads
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
         signals.before_task_publish.connect(note_sender)
@@ -363,7 +366,7 @@ class WorkerThread(threading.Thread):
             def setup_logging(self, colorize: bool | None = None) -> bool:
                 options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
                 if not signals.setup_logging.send(sender=None, **options):
-                    set_up_log(self.loglevel)
+                    set_up_log(self.loglevel, undo)
                 return True  # or Celery redirects sys.stdout
 
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
@@ -386,6 +389,7 @@ class WorkerThread(threading.Thread):
         if worker.beat:  # whose own stop() waits, and for ever if its thread has failed
             worker.beat.stop = worker.beat.service.stop
         # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
+        undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
@@ -471,7 +475,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
             os.setsid()
         log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
         uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
-        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel), weak=False)
+        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
         __main__.main()
@@ -493,14 +497,18 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     senders[headers["id"]] = users_line(), stack
 
 
-def set_up_log(level: int) -> None:
+def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
     options = {"loglevel": level, "logfile": None, "format": None, "colorize": None}
-    logging.basicConfig(level=level, handlers=[WorkerLog()])  # which does nothing if there are handlers
-    logging.getLogger("celery").setLevel(level)
+    root, ours, arrivals = map(logging.getLogger, (None, "celery", "celery.worker.strategy"))
+    for logger in (root, ours, arrivals):
+        undo.callback(logger.setLevel, logger.level)
+    logging.basicConfig(level=level, handlers=[handler := WorkerLog()])  # which does nothing if there are handlers
+    undo.callback(root.removeHandler, handler)
+    ours.setLevel(level)
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
-    logging.getLogger("celery.worker.strategy").setLevel(level if level <= logging.DEBUG else logging.WARNING)
-    celery.signals.after_setup_logger.send(sender=None, logger=logging.getLogger(), **options)
+    arrivals.setLevel(level if level <= logging.DEBUG else logging.WARNING)
+    celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
     celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
 
 
