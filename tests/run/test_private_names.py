@@ -21,10 +21,15 @@ from command import ROOT
         ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
         ("celery._state", "_set_task_join_will_block", "run.py sets it to what knows the thread"),
         ("celery.result", "task_join_will_block _set_task_join_will_block", "by which `.get()` raises in tasks"),
-        ("celery.concurrency.thread.TaskPool", "on_apply", "where a task gets its thread, and what goes with it"),
+        (
+            "celery.concurrency.thread.TaskPool",
+            "on_start on_apply",
+            "where a task gets its thread, and what goes with it",
+        ),
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
         ("concurrent.futures.thread", "_threads_queues", "the threads that Python waits for at its end"),
         ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
+        ("celery.apps.worker.Worker", "on_consumer_ready", "from where on the worker takes tasks"),
         (
             "celery.worker.consumer.Consumer",
             "ensure_connected on_connection_error_after_connected",
