@@ -612,9 +612,10 @@ def watch(worker: WorkerThread | WorkerProcess, ending: set[int]) -> None:
     if not ending:
         exit_code = 1
         error(f"The Celery worker ended, and without it no task would run: {worker.error or 'its log says why'}")
-        if parent and settings["reload"]:  # it would wait for an edit
+        if parent and settings["reload"]:  # it would wait for an edit, and so ends this process, too
             os.kill(parent, signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
+        else:
+            signal.raise_signal(signal.SIGINT)  # after which uvicorn returns
 
 
 # --- The debugger -----------------------------------------------------------------------------------------------------
