@@ -61,7 +61,7 @@ with contextlib.suppress(ImportError, OSError, KeyError, ValueError):  # Python 
 
 dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
-settings: dict[str, Any] = {"app": "", "reload": False, **defaults}  # as typed, in the process that serves
+settings: dict[str, Any] = {"app": ""}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
 guards: list[Any] = []  # what ends Redis, each by the pipe to it
 
@@ -135,13 +135,11 @@ def ensure_redis(url: str) -> None:
         threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
     else:
         return
-    deadline = time.monotonic() + 10
-    while not listens(host, port):
-        if time.monotonic() > deadline:
-            sys.exit(error(f"{program} did not start at {host}:{port}. Start a Redis there by hand."))
-        time.sleep(0.01)
-    what = f"Started {Path(program).stem} at {address}:{port}, as nothing listened there"
+    what = f"Starting {Path(program).stem} at {address}:{port}, as nothing listens there"
     click.echo(click.style("INFO", fg="green") + f":     {what}", err=True)
+    deadline = time.monotonic() + 10  # then the worker tells
+    while not listens(host, port) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def listens(host: str, port: int) -> bool:
@@ -212,11 +210,11 @@ def make_app() -> Any:
         multiprocessing.set_start_method(None, force=True)  # APP may choose one, and else has Python's default
     if hasattr(os, "register_at_fork"):  # else uvicorn's handler would keep terminate() from ending what a task forks
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    options = {name: settings[name] for name in ("app", "factory", "interface")}
     try:
+        options = {name: settings[name] for name in ("app", "factory", "interface")}
         config = uvicorn.Config(**options, log_config=None, proxy_headers=False)
         config.load()
-        return with_worker(config.loaded_app, *worker_args)
+        return with_worker(config.loaded_app)
     except Exception as exc:  # the user's own: without the frames that led to their code
         code = error(f"Loading {settings['app']} and its Celery app failed. Mend what is told here:")
         users = users_traceback(exc)
@@ -339,39 +337,30 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with contextlib.ExitStack() as undo:  # what is set for the process, which may be a test's
-                self.create_worker(undo).start()
+            self.create_worker().start()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
-    def create_worker(self, undo: contextlib.ExitStack) -> Any:
-        """Return Celery's worker. What it sets for the process, and would be felt later, `undo` sets back."""
-        import celery.apps.worker  # not before APP is, as packages that watch Celery patch what a worker then has
+    def create_worker(self) -> Any:
+        """Return Celery's worker, made ready for a thread."""
+        # Not before APP is imported, as packages that watch Celery patch what a worker then has.
         from celery import _state, beat, platforms, result, signals
         from celery.backends import asynchronous
 
-        celery.worker.state.should_stop = None
-        undo.callback(_state.set_default_app, _state.default_app)
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
         result.task_join_will_block = waiting_raises  # see https://github.com/celery/celery/issues/3189
         result._set_task_join_will_block = in_task.set
         asynchronous.time = Clock()
-        undo.callback(setattr, beat, "EmbeddedService", beat.EmbeddedService)
         beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)  # not a fork of threads
         warnings.simplefilter("ignore", platforms.SecurityWarning)  # root is a container's usual user
         signals.before_task_publish.connect(note_sender)
         signals.task_failure.connect(stop_at_failure)
-
-        class Worker(celery.apps.worker.Worker):  # type: ignore[misc, unused-ignore]
-            def setup_logging(self, colorize: bool | None = None) -> bool:
-                options = {"loglevel": self.loglevel, "logfile": None, "format": None, "colorize": colorize}
-                if not signals.setup_logging.send(sender=None, **options):
-                    set_up_log(self.loglevel, undo)
-                return True  # or Celery redirects sys.stdout
-
+        signals.setup_logging.connect(set_up_log)
+        send = functools.partial(signals.setup_logging.send, None, logfile=None, format=None, colorize=None)
+        self.app.Worker.setup_logging = lambda it, **_: send(loglevel=it.loglevel)  # or it sets variables and filters
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
-        worker = Worker(**{**self.options, **ours})
+        worker = self.app.Worker(**{**self.options, **ours})
         # Celery has one flag for the process, and this asks by thread, or what handlers send isn't listened for.
         _state._set_task_join_will_block(type("InTask", (), {"__bool__": lambda _: in_task.get()})())
         threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
@@ -381,15 +370,14 @@ class WorkerThread(threading.Thread):
         if find_debugger():
             apply, call = worker.pool.on_apply, call_from_sender
             worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
+        if worker.beat:  # whose own stop() waits for ever if its thread has failed
+            worker.beat.stop = lambda: worker.beat.service.stop() or worker.beat.join(2)
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
         consumer = worker.consumer
         consumer.connection_errors = (Exception,)
         reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
-        if worker.beat:  # whose own stop() waits, and for ever if its thread has failed
-            worker.beat.stop = worker.beat.service.stop
         # By default, a task may hold up the event loop for 5 ms. GET /ping beside 4 took 28-38 ms so, and now 6-8.
-        undo.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
@@ -442,15 +430,12 @@ class WorkerThread(threading.Thread):
             fate = "its result is a failure" if request.acknowledged else "it goes back to the queue"
             told = "Task %s[%s] was still running and is cut off: %s"
             logging.getLogger("celery.worker").error(told, request.name, request.id, fate)
-            concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined] # Python would wait
             if request.acknowledged:  # at its start, which isn't so with acks_late
                 lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         for process in multiprocessing.active_children():
             if not process.daemon:  # Python would wait for it; the others it ends itself
                 process.kill()
-        if worker.beat:
-            worker.beat.join(2)  # it saves its schedule
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             state_db.save()
@@ -462,20 +447,20 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
 
     def __init__(self, app: Any, args: Sequence[str]) -> None:
         super().__init__()
-        self.command, self.settings = ["celery", "-q", "-A", app_name(app), "worker", *args], settings
+        self.command = ["celery", "-q", "-A", app_name(app), "worker", *args]
         self.ready, self.error = multiprocessing.get_context("spawn").Event(), ""
 
     def run(self) -> None:
         """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
         from celery import __main__, signals
 
-        settings.update(self.settings)
+        settings.update(main.make_context("run.py", uvicorn_args).params)
         threading.Thread(target=end_with_parent, daemon=True).start()
         if hasattr(os, "setsid"):
             os.setsid()
         log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
         uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
-        signals.setup_logging.connect(lambda loglevel, **_: set_up_log(loglevel, contextlib.ExitStack()), weak=False)
+        signals.setup_logging.connect(set_up_log)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
         __main__.main()
@@ -497,19 +482,16 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     senders[headers["id"]] = users_line(), stack
 
 
-def set_up_log(level: int, undo: contextlib.ExitStack) -> None:
+def set_up_log(loglevel: int, sender: Any, signal: Any, **options: Any) -> None:
     """Set up logging as `celery worker` does, but in uvicorn's log, and leaving what the project has set up itself."""
-    options = {"loglevel": level, "logfile": None, "format": None, "colorize": None}
-    root, ours, arrivals = map(logging.getLogger, (None, "celery", "celery.worker.strategy"))
-    for logger in (root, ours, arrivals):
-        undo.callback(logger.setLevel, logger.level)
-    logging.basicConfig(level=level, handlers=[handler := WorkerLog()])  # which does nothing if there are handlers
-    undo.callback(root.removeHandler, handler)
-    ours.setLevel(level)
+    if len(signal.receivers) > 1:  # as the project sets up all of it
+        return
+    logging.basicConfig(level=loglevel, handlers=[WorkerLog()])  # which does nothing if there are handlers
+    logging.getLogger("celery").setLevel(loglevel)
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
-    arrivals.setLevel(level if level <= logging.DEBUG else logging.WARNING)
-    celery.signals.after_setup_logger.send(sender=None, logger=root, **options)
-    celery.signals.after_setup_task_logger.send(sender=None, logger=logging.getLogger("celery.task"), **options)
+    logging.getLogger("celery.worker.strategy").setLevel(loglevel if loglevel <= logging.DEBUG else logging.WARNING)
+    for name, done in {None: "after_setup_logger", "celery.task": "after_setup_task_logger"}.items():
+        getattr(celery.signals, done).send(sender, logger=logging.getLogger(name), loglevel=loglevel, **options)
 
 
 class WorkerLog(logging.Handler):
@@ -533,11 +515,8 @@ class WorkerLog(logging.Handler):
                 handler.handle(shown)
 
 
-def with_worker(app: Any, *worker_args: str) -> Any:
-    """Return `app` with a worker, ready before the first request and ended after app's own shutdown; also for tests.
-
-    `app` is an ASGI app, imported with its Celery app; `worker_args` are options of `celery worker`.
-    """
+def with_worker(app: Any) -> Any:
+    """Return the ASGI app with a worker, ready before the first request and ended after app's own shutdown."""
     celery_app = find_celery_app(parse_worker_args(celery.current_app, worker_args)["app"])
     celery_app.set_current()  # for `async def` handlers; see WorkerThread for the others
     level = logging.getLevelName(max(logging.DEBUG, logging.getLogger("uvicorn.error").getEffectiveLevel()))
@@ -569,13 +548,11 @@ def with_worker(app: Any, *worker_args: str) -> Any:
         while not worker.ready.wait(0.005):
             why = worker.error
             if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
-                why = f"The Celery worker can't start: {why or 'its log says why'}"
-                error(why)
-                await send({"type": "lifespan.startup.failed"})
-                raise RuntimeError(why)  # for TestClient; uvicorn knows by now
+                error(f"The Celery worker can't start: {why or 'its log says why'}")
+                return await send({"type": "lifespan.startup.failed"})
         threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
-        if "host" in settings:  # no test's process; uvicorn sets back its handlers, and so these
-            handlers.update({sig: signal.signal(sig, handle_signal) for sig in (signal.SIGINT, signal.SIGTERM)})
+        for sig in signal.SIGINT, signal.SIGTERM:
+            handlers[sig] = signal.signal(sig, handle_signal)  # until uvicorn sets back its own, and so these
 
         async def send_after_worker(message: dict[str, str]) -> None:
             if message["type"] != "lifespan.startup.complete":
@@ -590,10 +567,9 @@ def with_worker(app: Any, *worker_args: str) -> Any:
             ending.add(0)
             worker.stop(0)
             worker.join(1)
-            if worker.is_alive():  # and what runs there, for which Python would wait
+            if worker.is_alive() or celery.worker.state.active_requests:  # for what is cut off, Python would wait
                 concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
-            if "host" in settings:  # as uvicorn may end this process by the signal that it got
-                atexit._run_exitfuncs()
+            atexit._run_exitfuncs()  # as uvicorn may end this process by the signal that it got
 
     return app_with_worker
 

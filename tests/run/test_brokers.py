@@ -102,7 +102,7 @@ def test_tasks_run_through_it_and_one_that_still_runs_does_not_hold_up_the_end(s
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=15)
     assert server.process.wait() == 0
-    assert "as nothing listened there" not in server.log
+    assert "as nothing listens there" not in server.log
     assert "Traceback" not in server.log
 
 

@@ -43,7 +43,7 @@ each_server = pytest.mark.parametrize(
 def test_redis_is_started_on_the_very_address_and_ends_with_run_py(start, project, environment, name):
     server = start("run.py", "main:app", "--reload", **environment)
     assert server.get() == {"2+2": 4}
-    assert f"Started {name} at 127.0.0.1:{server.redis_port}, as nothing listened there" in server.log
+    assert f"Starting {name} at 127.0.0.1:{server.redis_port}, as nothing listens there" in server.log
     listeners = [c.laddr.ip for p in server.tree() for c in p.net_connections() if c.laddr.port == server.redis_port]
     assert {ip for ip in listeners if not ip.startswith(("127.", "::1", "::ffff:127."))} == set()
     server.process.kill()
@@ -71,7 +71,7 @@ def test_any_address_of_this_machine(start, host):
     assert server.get() == {"2+2": 4}
     assert redis.Redis.from_url(url).ping()
     assert "secret" not in server.log
-    if "secret" in host and "Started fakeredis" not in server.log:  # which takes any password
+    if "secret" in host and "Starting fakeredis" not in server.log:  # which takes any password
         with pytest.raises(redis.AuthenticationError):
             redis.Redis.from_url(url.replace("secret", "wrong")).ping()
 
@@ -85,7 +85,7 @@ def has_ipv6_loopback():
 def test_redis_that_runs_is_used(start, redis_server):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
     assert server.get() == {"2+2": 4}
-    assert "Started redis" not in server.log
+    assert "Starting redis" not in server.log
     assert redis.Redis.from_url(redis_server).dbsize()
 
 
@@ -164,7 +164,7 @@ def test_no_redis_is_started_if_none_is_used(start, project):
     env = {"CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": "cache+memory://"}
     server = start("run.py", "main:app", **env)
     assert server.get() == {"2+2": 4}
-    assert "as nothing listened there" not in server.log
+    assert "as nothing listens there" not in server.log
 
 
 def test_broker_of_another_kind_is_tried_too(start, project):
