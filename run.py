@@ -434,8 +434,7 @@ class WorkerThread(threading.Thread):
                 lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         for process in multiprocessing.active_children():
-            if not process.daemon:  # Python would wait for it; the others it ends itself
-                process.kill()
+            process.kill()  # or Python would wait for it
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             state_db.save()
@@ -490,8 +489,9 @@ def set_up_log(loglevel: int, sender: Any, signal: Any, **options: Any) -> None:
     logging.getLogger("celery").setLevel(loglevel)
     # A line for each task as it ends, as uvicorn has for requests; one as it arrives is for debugging.
     logging.getLogger("celery.worker.strategy").setLevel(loglevel if loglevel <= logging.DEBUG else logging.WARNING)
-    for name, done in {None: "after_setup_logger", "celery.task": "after_setup_task_logger"}.items():
-        getattr(celery.signals, done).send(sender, logger=logging.getLogger(name), loglevel=loglevel, **options)
+    options["loglevel"] = loglevel
+    celery.signals.after_setup_logger.send(sender, logger=logging.getLogger(), **options)
+    celery.signals.after_setup_task_logger.send(sender, logger=logging.getLogger("celery.task"), **options)
 
 
 class WorkerLog(logging.Handler):

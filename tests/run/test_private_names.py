@@ -15,7 +15,6 @@ from command import ROOT
     [
         ("uvicorn._subprocess", "spawn", "run.py binds it to what forks child processes"),
         ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
-        ("celery._state", "default_app set_default_app", "run.py sets it back after a worker"),
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
         ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
         ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
