@@ -434,7 +434,8 @@ class WorkerThread(threading.Thread):
                 lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         for process in multiprocessing.active_children():
-            process.kill()  # or Python would wait for it
+            if not process.daemon:  # Python would wait for it; those of a pool it ends itself
+                process.kill()
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             state_db.save()
