@@ -93,7 +93,7 @@ def wait_for(page: Page, condition: Callable[[], bool]) -> None:
 
 def test_bar_moves_to_the_result_while_the_api_answers(page: Page) -> None:
     before = beats(page)
-    start_job(page, 20_000_000)
+    start_job(page, 5_000_000)
     shares = set()
 
     def is_done() -> bool:
