@@ -332,7 +332,7 @@ class WorkerThread(threading.Thread):
     def __init__(self, app: Any, options: dict[str, Any]) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app, self.options, self.ready, self.deadline = app, options, threading.Event(), float("inf")
-        self.error = "no answer"
+        self.error, self.ending = "no answer", False
         self.note_broker_error(self.error)  # until there is one
 
     def run(self) -> None:
@@ -416,6 +416,7 @@ class WorkerThread(threading.Thread):
 
     def stop(self, timeout: float) -> None:
         """Tell the worker to end as on SIGTERM, in `timeout` seconds at most."""
+        self.ending = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         if celery.worker.state.should_stop is None:
             celery.signals.worker_shutting_down.send(self.options["hostname"], sig="SIGTERM", how="Warm", exitcode=0)
@@ -448,7 +449,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
     def __init__(self, app: Any, args: Sequence[str]) -> None:
         super().__init__()
         self.command = ["celery", "-q", "-A", app_name(app), "worker", *args]
-        self.ready, self.error = multiprocessing.get_context("spawn").Event(), ""
+        self.ready, self.error, self.ending = multiprocessing.get_context("spawn").Event(), "", False
 
     def run(self) -> None:
         """Run the command, with uvicorn's log, where Ctrl-C is not for it."""
@@ -466,6 +467,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
         __main__.main()
 
     def stop(self, timeout: float) -> None:
+        self.ending = True
         if self.pid and self.is_alive():
             os.kill(self.pid, signal.SIGTERM if timeout else getattr(signal, "SIGQUIT", signal.SIGTERM))
 
@@ -529,17 +531,15 @@ def with_worker(app: Any) -> Any:
     is_threads = options["pool"].__module__ == "celery.concurrency.thread"
     worker = WorkerThread(celery_app, options) if is_threads else WorkerProcess(celery_app, args)
     timeout = settings["timeout_graceful_shutdown"]  # in seconds, as for requests
-    # Why it ends, once it does: signals, or 0. No threading.Event, whose lock is not for a handler of signals.
-    ending, handlers = set[int](), dict[int, Any]()
 
-    def handle_signal(sig: int, frame: Any) -> None:
-        if sig == signal.SIGINT and ending:  # a second Ctrl-C lets no task finish
+    def handle_signal(handle: Any, sig: int, frame: Any) -> None:
+        if sig == signal.SIGINT and worker.ending:  # a second Ctrl-C lets no task finish
             worker.stop(0)
-        ending.add(sig)  # or `watch` would take what follows for Stop
+        worker.ending = True  # or `watch` would take what follows for Stop
         if debugger := find_debugger():  # let what stands at a breakpoint go on, for which uvicorn would wait
             api: Any = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
             threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
-        handlers[sig](sig, frame)
+        handle(sig, frame)
 
     async def app_with_worker(scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "lifespan":
@@ -551,13 +551,12 @@ def with_worker(app: Any) -> Any:
             if not worker.is_alive() or (why and time.monotonic() > deadline and "loading" not in why):
                 error(f"The Celery worker can't start: {why or 'its log says why'}")
                 return await send({"type": "lifespan.startup.failed"})
-        threading.Thread(target=watch, args=(worker, ending), name="watches the worker", daemon=True).start()
-        for sig in signal.SIGINT, signal.SIGTERM:
-            handlers[sig] = signal.signal(sig, handle_signal)  # until uvicorn sets back its own, and so these
+        threading.Thread(target=watch, args=(worker,), name="watches the worker", daemon=True).start()
+        for sig in signal.SIGINT, signal.SIGTERM:  # until uvicorn sets back its own, and so these
+            signal.signal(sig, functools.partial(handle_signal, signal.getsignal(sig)))
 
         async def send_after_worker(message: dict[str, str]) -> None:
             if message["type"] != "lifespan.startup.complete":
-                ending.add(0)
                 worker.stop(timeout)
                 await asyncio.to_thread(worker.join, timeout + 1)  # not for ever: its broker may hang
             await send(message)
@@ -565,7 +564,6 @@ def with_worker(app: Any) -> Any:
         try:
             await app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
-            ending.add(0)
             worker.stop(0)
             worker.join(1)
             if worker.is_alive() or celery.worker.state.active_requests:  # for what is cut off, Python would wait
@@ -575,18 +573,18 @@ def with_worker(app: Any) -> Any:
     return app_with_worker
 
 
-def watch(worker: WorkerThread | WorkerProcess, ending: set[int]) -> None:
+def watch(worker: WorkerThread | WorkerProcess) -> None:
     """End the process if the worker ends, as no task would run any more; and its parent, if Stop is pressed."""
     global exit_code
     parent, looks = getattr(multiprocessing.parent_process(), "pid", None), 99  # since the debugger has left
-    while worker.is_alive() and not ending:
+    while worker.is_alive() and not worker.ending:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-        if looks == 10 and parent and not ending:  # Stop, as Restart has it back after 0.6 to 0.7 s
+        if looks == 10 and parent and not worker.ending:  # Stop, as Restart has it back after 0.6 to 0.7 s
             os.kill(parent, signal.SIGTERM)
-    if not ending:
+    if not worker.ending:
         exit_code = 1
         error(f"The Celery worker ended, and without it no task would run: {worker.error or 'its log says why'}")
         if parent and settings["reload"]:  # it would wait for an edit, and so ends this process, too
