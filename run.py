@@ -344,7 +344,7 @@ class WorkerThread(threading.Thread):
     def create_worker(self) -> Any:
         """Return Celery's worker, made ready for a thread."""
         # Not before APP is imported, as packages that watch Celery patch what a worker then has.
-        from celery import _state, beat, platforms, result, signals
+        from celery import beat, platforms, result, signals
         from celery.backends import asynchronous
 
         self.app.set_default()  # threads start without a current app: https://github.com/celery/celery/issues/6744
@@ -360,9 +360,9 @@ class WorkerThread(threading.Thread):
         self.app.Worker.setup_logging = lambda it, **_: send(loglevel=it.loglevel)  # or it sets variables and filters
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
-        worker = self.app.Worker(**{**self.options, **ours})
         # Celery has one flag for the process, and this asks by thread, or what handlers send isn't listened for.
-        _state._set_task_join_will_block(type("InTask", (), {"__bool__": lambda _: in_task.get()})())
+        self.options["pool"].task_join_will_block = type("InTask", (), {"__bool__": lambda _: in_task.get()})()
+        worker = self.app.Worker(**{**self.options, **ours})
         threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
         worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
         # As processes of pools do: projects connect there.

@@ -18,7 +18,7 @@ from command import ROOT
         ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
         ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
         ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
-        ("celery._state", "_set_task_join_will_block", "run.py sets it to what knows the thread"),
+        ("celery.concurrency.base.BasePool", "task_join_will_block", "run.py sets it to what knows the thread"),
         ("celery.result", "task_join_will_block _set_task_join_will_block", "by which `.get()` raises in tasks"),
         (
             "celery.concurrency.thread.TaskPool",
