@@ -357,7 +357,7 @@ class WorkerThread(threading.Thread):
         signals.task_failure.connect(stop_at_failure)
         signals.setup_logging.connect(set_up_log)
         send = functools.partial(signals.setup_logging.send, None, logfile=None, format=None, colorize=None)
-        self.app.Worker.setup_logging = lambda it, **_: send(loglevel=it.loglevel)  # or it sets variables and filters
+        self.app.log.setup = lambda loglevel, *_, **__: send(loglevel=loglevel)  # or it sets variables and filters
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         # Celery has one flag for the process, and this asks by thread, or what handlers send isn't listened for.

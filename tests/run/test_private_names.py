@@ -27,7 +27,6 @@ from command import ROOT
         ),
         ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
         ("concurrent.futures.thread", "_threads_queues", "the threads that Python waits for at its end"),
-        ("celery.apps.worker.Worker", "setup_logging", "where Celery replaces the root logger's handlers"),
         ("celery.apps.worker.Worker", "on_consumer_ready", "from where on the worker takes tasks"),
         (
             "celery.worker.consumer.Consumer",
