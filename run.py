@@ -51,7 +51,6 @@ except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Type: {python} -m pip install {what}")
 
 # --- The command line -------------------------------------------------------------------------------------------------
-
 defaults: dict[str, Any] = {"timeout_graceful_shutdown": 5}  # where uvicorn waits for ever, though a stream may be open
 if importlib.util.find_spec("watchfiles"):  # which waits by itself
     defaults["reload_delay"] = 0  # or an edit in the first 250 ms is missed
