@@ -458,8 +458,8 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
         threading.Thread(target=end_with_parent, daemon=True).start()
         if hasattr(os, "setsid"):
             os.setsid()
-        log = {name: settings.get(name) for name in ("log_config", "log_level", "use_colors")}
-        uvicorn.Config("", **{name: value for name, value in log.items() if value is not None})
+        log_config = settings["log_config"] or uvicorn.config.LOGGING_CONFIG
+        uvicorn.Config("", log_config=log_config, log_level=settings["log_level"], use_colors=settings["use_colors"])
         signals.setup_logging.connect(set_up_log)
         signals.worker_ready.connect(lambda **_: self.ready.set(), weak=False)
         sys.argv = self.command
