@@ -433,9 +433,6 @@ class WorkerThread(threading.Thread):
             if request.acknowledged:  # at its start, which isn't so with acks_late
                 lost = celery.exceptions.WorkerLostError("The worker stopped before the task ended.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
-        for process in multiprocessing.active_children():
-            if not process.daemon:  # Python would wait for it; those of a pool it ends itself
-                process.kill()
         if state_db := getattr(worker, "_persistence", None):  # of --statedb; Python 3.13's is for this thread alone
             atexit.unregister(state_db.save)
             state_db.save()
@@ -564,7 +561,10 @@ def with_worker(app: Any) -> Any:
             await app(scope, receive, send_after_worker)
         finally:  # also on a second Ctrl-C, by which uvicorn shuts down no lifespan
             worker.stop(0)
-            worker.join(1)
+            worker.join(5)  # by which a worker's process has put back its messages
+            for process in multiprocessing.active_children():
+                if not process.daemon:  # Python would wait for it; those of a pool it ends itself
+                    process.kill()
             if worker.is_alive() or celery.worker.state.active_requests:  # for what is cut off, Python would wait
                 concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()  # as uvicorn may end this process by the signal that it got

@@ -135,8 +135,10 @@ def test_second_ctrl_c_ends_it_at_once(start, probe):
     server.wait_until_nothing_is_left()
 
 
-def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server):
-    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1", REDIS_URL=redis_server)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server, pool):
+    args = ["--timeout-graceful-shutdown", "1", "--", "-P", pool]
+    server = start("run.py", "main:app", *args, REDIS_URL=redis_server)
     server.get()
     port = int(redis_server.split(":")[2].split("/")[0])
     [redis] = [p for p in psutil.Process().children() if str(port) in " ".join(p.cmdline())]
