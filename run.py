@@ -150,15 +150,14 @@ def listens(host: str, port: int) -> bool:
 
 async def serve_fakeredis(host: str, port: int) -> None:
     """Serve fakeredis by one event loop. Its own server polls in a thread for each client, and hangs up at an error."""
-    import redis
-    from fakeredis import FakeServer
+    from fakeredis import FakeRedis, FakeServer
     from fakeredis._clients._tcp_server import encode_reply
     from fakeredis.aioredis import AsyncFakeSocket
 
     database = FakeServer()
 
     async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client: Any = AsyncFakeSocket(database, 0, client_class=redis.Redis)
+        client: Any = AsyncFakeSocket(database, 0, client_class=FakeRedis)
         client.put_response = lambda reply: writer.write(encode_reply(reply, client._client_info.protocol_version))
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2**22):  # fakeredis copies what it has of a message at each piece
