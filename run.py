@@ -274,8 +274,8 @@ def user_tasks(app: Any) -> list[Any]:
     """Return the tasks of `app` that aren't Celery's own."""
     app.loader.import_default_modules()  # those that `include`, `imports` and `autodiscover_tasks` name
     # Its own come before those that other apps share, or a stub of a task, in an app of the API's, takes its place.
-    while app._pending:
-        str(app._pending.popleft().name)  # which makes the task
+    for task in app._pending:
+        celery.local.maybe_evaluate(task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a stub is passed over so
         app.finalize()
