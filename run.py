@@ -358,7 +358,7 @@ class WorkerThread(threading.Thread):
         concurrency = self.options["concurrency"] or max(4, os.cpu_count() or 0)
         ours = {"app": self.app, "concurrency": concurrency, "quiet": True, "ready_callback": self.on_ready}
         # Celery has one flag for the process, and this asks by thread, or what handlers send isn't listened for.
-        self.options["pool"].task_join_will_block = type("InTask", (), {"__bool__": lambda _: in_task.get()})()
+        self.options["pool"].task_join_will_block = celery.local.Proxy(in_task.get)
         worker = self.app.Worker(**{**self.options, **ours})
         threads = concurrent.futures.ThreadPoolExecutor(worker.pool.limit, "celery-task", in_task.set, (True,))
         worker.pool.executor, worker.pool.on_stop = threads, functools.partial(self.drain, worker)
