@@ -606,12 +606,12 @@ def call_from_sender(target: Any, name: str, task_id: str, *args: Any) -> Any:
         debugpy.trace_this_thread(True)
         return target(name, task_id, *args)
 
-    where, stack = senders.get(task_id, ("", []))
-    senders[task_id] = where, []  # its variables are needed no more
+    _, stack = senders.get(task_id, ("", []))
     for code, line, scope, values in stack:
         # Code of the sender's file, function and line that does nothing but the call.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval").replace(co_name=code.co_name)
         call = functools.partial(eval, text, {**scope, "__call__": call}, values)
+    stack.clear()  # its variables are needed no more
     debugpy.trace_this_thread(False)  # or a breakpoint at the sender's line is hit again
     return call()
 
