@@ -334,7 +334,10 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.create_worker().start()
+            worker = self.create_worker()
+            worker.start()
+            if worker.beat:
+                worker.beat.join(2)  # it saves its schedule
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
 
@@ -367,8 +370,8 @@ class WorkerThread(threading.Thread):
         if find_debugger():
             apply, call = worker.pool.on_apply, call_from_sender
             worker.pool.on_apply = lambda task, *args, **how: apply(functools.partial(call, task), *args, **how)
-        if worker.beat:  # whose own stop() waits for ever if its thread has failed
-            worker.beat.stop = lambda: worker.beat.service.stop() or worker.beat.join(2)
+        if worker.beat:  # whose own stop() also waits for its thread, and for ever if that has failed
+            worker.beat.stop = worker.beat.service.stop
         # Or Celery ends, without what its pool holds, by what is no message and what else kombu may raise.
         consumer = worker.consumer
         consumer.connection_errors = (Exception,)
