@@ -377,7 +377,7 @@ class WorkerThread(threading.Thread):
         consumer.connection_errors = (Exception,)
         reconnect = functools.partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.ensure_connected, consumer.on_connection_error_after_connected = self.connect, reconnect
-        # By default, a task may hold up the event loop for 5 ms: a GET beside 4 that compute took 38 ms so, and now 4.
+        # By default, a task may hold up the event loop for 5 ms: a GET beside 4 that compute took 30 ms so, and now 4.
         sys.setswitchinterval(min(0.00005 * worker.concurrency, 0.0005))
         return worker
 
