@@ -148,7 +148,7 @@ def listens(host: str, port: int) -> bool:
 
 
 async def serve_fakeredis(host: str, port: int) -> None:
-    """Serve fakeredis by one event loop. Its own server hangs up at a reply of 30 MB, and on Windows pushes none."""
+    """Serve fakeredis by one event loop. Its own server hangs up at long replies, and on Windows pushes no message."""
     from fakeredis import FakeRedis, FakeServer
     from fakeredis._clients._tcp_server import encode_reply
     from fakeredis.aioredis import AsyncFakeSocket
