@@ -62,6 +62,7 @@ dashes = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args, worker_args = sys.argv[1:dashes], sys.argv[dashes + 1 :]
 settings: dict[str, Any] = {"app": ""}  # as typed, in the process that serves
 exit_code = 0  # unless the worker dies
+guards: list[Any] = []  # what ends Redis, each by the pipe to it
 
 
 @click.command(params=uvicorn.main.params, context_settings={**uvicorn.main.context_settings, "default_map": defaults})
@@ -127,12 +128,12 @@ def ensure_redis(url: str) -> None:
         command = [program, "--bind", address, "--port", str(port), "--save", "", *user]
         # Until its standard input ends, as with this process; and in a session that has no part in Ctrl-C.
         shell = ["sh", "-c", 'exec >/dev/null 2>&1; "$@" & read -r _; kill -9 $!', "run.py", *command]
-        serve: Any = functools.partial(subprocess.call, shell, stdin=subprocess.PIPE, start_new_session=True)
+        guards.append(subprocess.Popen(shell, stdin=subprocess.PIPE, start_new_session=True))
     elif importlib.util.find_spec("fakeredis"):
-        program, serve = "fakeredis", functools.partial(asyncio.run, serve_fakeredis(address, port))
+        program, serving = "fakeredis", serve_fakeredis(address, port)
+        threading.Thread(target=asyncio.run, args=(serving,), name="fakeredis", daemon=True).start()
     else:
         return
-    threading.Thread(target=serve, name=program, daemon=True).start()
     what = f"Starting {Path(program).stem} at {address}:{port}, as nothing listens there"
     click.echo(click.style("INFO", fg="green") + f":     {what}", err=True)
     deadline = time.monotonic() + 10  # then the worker tells
