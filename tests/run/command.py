@@ -143,10 +143,24 @@ def wait_for(condition: Callable[[], object], why: Callable[[], str] = str, time
         time.sleep(0.02)
 
 
+claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a port below those that the system gives to outgoing connections, so that none takes it meanwhile."""
-    while listens(port := random.randrange(10_000, 32_000)):
-        pass
+    """Return a port that no other test has, and below those that the system gives to outgoing connections.
+
+    What claims it is UDP's port of that number, which nothing else uses: other processes run tests, too.
+    """
+    while True:
+        port, claim = random.randrange(10_000, 32_000), socket.socket(type=socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):
+            claim.bind(("127.0.0.1", port))
+            if not listens(port):
+                break
+        claim.close()
+    claims.append(claim)
+    if len(claims) > 50:  # those of earlier tests
+        claims.pop(0).close()
     return port
 
 
