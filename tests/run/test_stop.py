@@ -21,7 +21,8 @@ def test_ctrl_c(server):
     server.press_ctrl_c()
     assert server.wait() == 0
     server.wait_until_nothing_is_left()
-    if "--workers" not in server.args or not uvicorn.__version__.startswith("0.23."):  # which tells a CancelledError
+    # uvicorn 0.23 may see its parent's SIGTERM before Ctrl-C, take that for a second one, and tell a CancelledError.
+    if not (server.args[2:] and uvicorn.__version__.startswith("0.23.")):
         assert "Traceback" not in server.log
 
 
