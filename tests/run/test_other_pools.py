@@ -22,8 +22,7 @@ def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(sta
     assert re.search(r"^INFO:     worker - Task tasks\.where\[\w{8}\] succeeded in \d\.\d{3}s: ", server.log, re.M)
     server.press_ctrl_c()
     assert server.wait() == 0
-    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}", timeout=5)
-    assert not listens(server.port)
+    server.wait_until_nothing_is_left()
     assert "Traceback" not in server.log
 
 
@@ -34,7 +33,7 @@ def test_task_that_runs_on_does_not_hold_up_the_end(start, probe, reload):
     server.get("/run/where")  # by the other of the two
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=20)
-    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}", timeout=5)
+    server.wait_until_nothing_is_left()
 
 
 def test_edit_of_a_task_is_live_after_the_reload(start, probe):

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import redis
-from command import free_port, listens, wait_for
+from command import free_port, listens
 from uvicorn.main import STARTUP_FAILURE
 
 NO_REDIS_ON_PATH = {"PATH": ""}
@@ -47,7 +47,7 @@ def test_redis_is_started_on_the_very_address_and_ends_with_run_py(start, projec
     listeners = [c.laddr.ip for p in server.tree() for c in p.net_connections() if c.laddr.port == server.redis_port]
     assert {ip for ip in listeners if not ip.startswith(("127.", "::1", "::ffff:127."))} == set()
     server.process.kill()
-    wait_for(lambda: not server.leftovers() and not listens(server.redis_port), timeout=5)
+    server.wait_until_nothing_is_left()
     sources = {"main.py", "tasks.py", "__pycache__", "run.py"}
     assert {path.name for path in project.iterdir()} <= {*sources, "bin", server.output.name}
 
