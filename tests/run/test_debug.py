@@ -288,10 +288,12 @@ def slow():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, RELOAD])
-def test_the_clock_stands_while_a_task_does(editor, name, main, tasks, get):
+def test_the_clock_stands_while_a_task_does(editor, project, name, main, tasks, get):
     """Neither who waits for it gives up, nor does the broker deliver it again. A timeout without a pause fires."""
     main.write_text(main.read_text().replace("timeout=10", "timeout=3") + SLOW)
-    tasks.write_text(tasks.read_text().replace('{"socket_timeout": 3}', str(SOON_AGAIN)) + SLOW_TASK)
+    tasks.write_text(tasks.read_text() + SLOW_TASK)
+    settings = project / "app" / "celeryconfig.py"
+    settings.write_text(settings.read_text().replace('{"socket_timeout": 3}', str(SOON_AGAIN)))
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(name)
     response = get()

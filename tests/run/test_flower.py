@@ -82,7 +82,7 @@ def wait():
 
 def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(start, project, flower, redis_server):
     tasks = project / "app" / "tasks.py"
-    tasks.write_text("import time\n" + tasks.read_text() + WAIT)
+    tasks.write_text("import os\nimport time\n" + tasks.read_text() + WAIT)
     options = ["--timeout-graceful-shutdown", "60", "--", "-l", "debug"]
     server = start("run.py", "main:app", *options, REDIS_URL=redis_server)
     server.get()

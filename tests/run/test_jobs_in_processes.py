@@ -120,5 +120,7 @@ def test_without_the_sample_the_app_is_as_before(start, project):
     kept = [line for line in lines if "router" not in line]
     assert len(kept) == len(lines) - 2
     (app / "main.py").write_text("".join(kept))
+    settings = (app / "celeryconfig.py").read_text()
+    (app / "celeryconfig.py").write_text(settings.replace(', "jobs"', ""))
     assert "jobs" not in "".join(file.read_text() for file in app.glob("*.py"))
     assert start("run.py", "main:app").get() == {"2+2": 4}

@@ -57,10 +57,10 @@ def serve(type_line):
 
 @pytest.fixture
 def change(project):
-    """Replace text in the app's tasks.py."""
+    """Replace text in the app's celeryconfig.py."""
 
     def change(old, new):
-        path = project / "app" / "tasks.py"
+        path = project / "app" / "celeryconfig.py"
         assert path.read_text().count(old) == 1
         path.write_text(path.read_text().replace(old, new))
 
@@ -177,7 +177,7 @@ def sentinel(redis_server, tmp_path):
 
 def test_another_redis_takes_over_by_sentinel(change, serve, type_line, redis_server, sentinel):
     change('{"socket_timeout"', '{"master_name": "mymaster", "socket_timeout"')
-    change('result_backend_transport_options={"', 'result_backend_transport_options={"master_name": "mymaster", "')
+    change('{"retry_policy"', '{"master_name": "mymaster", "retry_policy"')
     api = serve(sentinel)
     worker = type_line(ONE, sentinel)
     before = start_job(api, 1)
