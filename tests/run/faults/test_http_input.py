@@ -23,4 +23,4 @@ def test_answers_are_as_documented(start, project):
     options += ["--generation-deterministic"]
     run = subprocess.run([*command, *options], cwd=project, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout
-    assert "Tested: 4" in run.stdout
+    assert "Tested: 5" in run.stdout
