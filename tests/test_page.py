@@ -1,4 +1,4 @@
-"""The page at /jobs, in a real browser: it starts, shows and cancels jobs, and the API answers meanwhile."""
+"""The page at /jobs starts, shows and cancels jobs in a real browser."""
 
 import os
 import re
@@ -13,23 +13,32 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"]
+BROWSERS = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+]
 expect.set_options(timeout=30_000)
 
 
 def free_port() -> int:
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
 
 def listens(port: int) -> bool:
+    """Return whether something listens on the port."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """The page's URL, on a server with a worker and a Redis of its own."""
+    """Start a server with a worker and a new Redis, and return the page's URL."""
     port = free_port()
     command = [sys.executable, "run.py", "main:app", "--port", str(port)]
     env = {**os.environ, "REDIS_URL": f"redis://localhost:{free_port()}/0"}
@@ -46,10 +55,11 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Start the first of BROWSERS that is installed."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not program:
-        pytest.skip(f"there is no browser on PATH: none of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:  # which gives root no sandbox, as Chromium wants it
+        pytest.skip(f"no browser found on PATH: {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
         yield browser
         browser.close()
@@ -57,43 +67,47 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, opened. No script of it may fail, and nothing but the API be asked for."""
-    problems: list[object] = []
+    """Open the page. Fail the test if a script raises an error, or requests another server."""
+    errors: list[str | None] = []
+    requested: list[str] = []
     page = browser.new_page()
-    page.on("pageerror", lambda error: problems.append(error.stack))
-    page.on("request", lambda request: problems.extend([] if request.url.startswith((url, "data:")) else [request.url]))
+    page.on("pageerror", lambda error: errors.append(error.stack))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(url)
     yield page
     page.close()
-    assert problems == []
+    assert errors == []
+    assert [other for other in requested if not other.startswith((url, "data:"))] == []
 
 
 def start_job(page: Page, samples: int) -> None:
+    """Fill in the form, and press Start."""
     page.get_by_label("Samples", exact=True).fill(str(samples))
     page.get_by_role("button", name="Start").click()
 
 
 def share_done(page: Page) -> float:
-    """Return what the bar shows, from 0 to 1."""
+    """Return the position of the progress bar, from 0 to 1."""
     return float(page.get_by_role("progressbar", name="π from").evaluate("bar => bar.position"))
 
 
 def beats(page: Page) -> int:
     """Return how often the API has answered."""
-    return int((re.search(r"ms, (\d+) times", page.locator("#heartbeat").inner_text()) or [0, 0])[1])
+    match = re.search(r"ms, (\d+) times", page.locator("#heartbeat").inner_text())
+    return int(match[1]) if match else 0
 
 
 def wait_for(page: Page, condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; the page goes on meanwhile."""
+    """Wait until the condition holds, while the page keeps running."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, page.inner_text("body")
         page.wait_for_timeout(20)
 
 
-def test_bar_moves_to_the_result_while_the_api_answers(page: Page) -> None:
+def test_progress_bar_moves_while_the_api_answers(page: Page) -> None:
     before = beats(page)
-    start_job(page, 5_000_000)
+    start_job(page, 10_000_000)
     shares = set()
 
     def is_done() -> bool:
@@ -107,7 +121,7 @@ def test_bar_moves_to_the_result_while_the_api_answers(page: Page) -> None:
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
-def test_cancel_ends_the_job(page: Page) -> None:
+def test_cancel_button_ends_the_job(page: Page) -> None:
     start_job(page, 1_000_000_000)
     wait_for(page, lambda: share_done(page) > 0)
     expect(page.get_by_role("status")).to_have_text("running")
@@ -116,16 +130,19 @@ def test_cancel_ends_the_job(page: Page) -> None:
     assert 0 < share_done(page) < 1
 
 
-def test_what_the_api_refuses_and_that_it_is_away_is_told(page: Page) -> None:
-    page.route("**/jobs", lambda route: route.fulfill(status=503, json={"detail": "Redis can't be used"}))
+def test_page_shows_an_error_of_the_api(page: Page) -> None:
+    error = {"detail": "Redis is unavailable"}
+    page.route("**/jobs", lambda route: route.fulfill(status=503, json=error))
     start_job(page, 1)
-    expect(page.get_by_role("alert")).to_have_text("Redis can't be used")
-    page.unroute("**/jobs")
+    expect(page.get_by_role("alert")).to_have_text("Redis is unavailable")
+
+
+def test_page_shows_that_the_api_is_unavailable(page: Page) -> None:
     page.context.set_offline(True)
     expect(page.get_by_text("No answer from the API")).to_be_visible()
 
 
-def test_a_job_that_is_watched_is_found_again_when_the_api_is_back(page: Page) -> None:
+def test_page_follows_a_job_after_the_api_was_unavailable(page: Page) -> None:
     start_job(page, 1_000_000_000)
     wait_for(page, lambda: share_done(page) > 0)
     page.context.set_offline(True)

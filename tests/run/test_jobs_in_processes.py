@@ -73,7 +73,7 @@ def test_redis_that_does_not_answer_is_told_in_seconds(start, client_of, listene
         api = client_of(start(*UVICORN, REDIS_URL=f"redis://127.0.0.1:{port}/0").port)
         for response in pool.map(lambda request: api.request(*request, json={}), requests):
             assert response.status_code == 503
-            assert response.json() == {"detail": "Redis can't be used"}
+            assert response.json() == {"detail": "Redis is unavailable"}
 
 
 def test_a_job_outlives_a_restart_of_redis(start, client_of, redis_server):
