@@ -1,6 +1,7 @@
-"""What a project needs next, each shown once: `asyncio`, Pydantic and a database in tasks.
+"""Examples of asyncio, Pydantic and a database in tasks.
 
-Copy what you need into a module of app/, and import its router in main.py: so the worker knows its tasks too.
+Copy what you need to a module in app/, add the module to `include` in celeryconfig.py, and include
+its router in main.py.
 """
 
 import asyncio
@@ -19,14 +20,18 @@ router = APIRouter()
 
 
 async def fetch(urls: list[str]) -> list[int]:
-    """Request all `urls` at the same time, and return the status codes."""
+    """Request all URLs at the same time, and return the status codes."""
     async with httpx2.AsyncClient() as client:
-        return [response.status_code for response in await asyncio.gather(*map(client.get, urls))]
+        responses = await asyncio.gather(*map(client.get, urls))
+        return [response.status_code for response in responses]
 
 
 @app.task
 def check(urls: list[str]) -> list[int]:
-    """Call an `async` function, in an event loop of its own. Nothing else may share its client, connections, locks."""
+    """Call an `async` function in a new event loop.
+
+    Create its clients, connections and locks in that function, as event loops can't share them.
+    """
     return asyncio.run(fetch(urls))
 
 
@@ -35,14 +40,24 @@ class Mail(BaseModel):
     text: str
 
 
-@app.task(pydantic=True)  # from Celery 5.5 on
+@app.task(pydantic=True)
 def send_mail(mail: Mail) -> str:
-    """Get a model, checked, where the message has JSON: `send_mail.delay(mail.model_dump(mode="json"))`."""
+    """Accept a model, which you pass to `delay()`.
+
+    Celery sends the model as JSON, and validates it in the worker. This needs Celery 5.7.
+    """
     return f"{mail.text}, sent to {' and '.join(mail.to)}"
 
 
-# Shared by all threads. It connects when it is first used: not at import, or a prefork worker's processes would share a
-# connection. `Base.metadata.create_all(engine)` makes the tables.
+@router.post("/mails", status_code=202)
+def post_mail(mail: Mail) -> None:
+    """Send a mail in a task."""
+    send_mail.delay(mail)
+
+
+# All threads share the engine. It connects when you first use it, and not at import, as the
+# processes of a prefork worker can't share a connection. To create the tables, call
+# `Base.metadata.create_all(engine)`.
 engine = create_engine(os.environ.get("DATABASE_URL", "sqlite:///app.db"))
 
 
@@ -57,23 +72,29 @@ class Note(Base):
 
 
 def get_session() -> Iterator[Session]:
-    """Give each request a session of its own, as no two threads may share one."""
+    """Create a session for each request, as threads can't share one."""
     with Session(engine) as session:
         yield session
 
 
 @router.post("/notes")
 def add_note(text: str, session: Annotated[Session, Depends(get_session)]) -> int:
-    """Store a text, have its words counted, and return its id."""
-    session.add(note := Note(text=text))
-    session.commit()  # first, or the task might not find it
+    """Store a text, count its words in a task, and return the id of the note."""
+    note = Note(text=text)
+    session.add(note)
+    # Commit before you send the task, or the task might not find the row.
+    session.commit()
     count_words.delay(note.id)
     return note.id
 
 
 @app.task
 def count_words(note_id: int) -> None:
-    """Get an id, as the row itself belongs to the handler's session, and open a session of its own."""
-    with Session(engine) as session, session.begin():  # which commits at its end
+    """Accept an id, and load the row in a new session.
+
+    A row belongs to the session that loaded it, so you can't pass it to a task.
+    """
+    # `session.begin()` commits at the end of the block.
+    with Session(engine) as session, session.begin():
         note = session.get_one(Note, note_id)
         note.words = len(note.text.split())
