@@ -1,4 +1,4 @@
-"""The app in the test's own process, beside its worker."""
+"""Fixtures that run the app and its worker in the test's process."""
 
 import os
 import socket
@@ -10,18 +10,26 @@ from fastapi.testclient import TestClient
 
 from run import ensure_redis
 
-with socket.create_server(("localhost", 0)) as free:  # a Redis of the tests' own, which ends with them
+# The tests have a Redis of their own, which ends with them. celeryconfig.py reads its URL, so set
+# the URL before you import the app.
+with socket.create_server(("localhost", 0)) as free:
     os.environ["REDIS_URL"] = f"redis://localhost:{free.getsockname()[1]}/0"
-for name in "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND":  # which Celery prefers to it
-    os.environ.pop(name, None)
+
+# These variables override the URL.
+os.environ.pop("CELERY_BROKER_URL", None)
+os.environ.pop("CELERY_RESULT_BACKEND", None)
 
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
-    """An HTTP client on the app. Its tasks run in threads of the test's process, in which a debugger stops."""
+    """Return an HTTP client for the app.
+
+    The tasks run in threads of the test's process, so a debugger stops in them.
+    """
     from main import app
     from tasks import app as celery_app
 
     ensure_redis(os.environ["REDIS_URL"])
-    with start_worker(celery_app, pool="threads", concurrency=4, perform_ping_check=False), TestClient(app) as client:
+    worker = start_worker(celery_app, pool="threads", concurrency=4, perform_ping_check=False)
+    with worker, TestClient(app) as client:
         yield client
