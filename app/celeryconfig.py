@@ -29,7 +29,7 @@ redis_socket_timeout = 3
 # Celery reconnects to the result backend at most twice, so that a request fails early.
 result_backend_transport_options = {"retry_policy": {"max_retries": 2}}
 
-# Celery retries to read or store a result, so that results survive a restart of Redis.
+# Celery retries reading and storing results, so that they survive a restart of Redis.
 result_backend_always_retry = True
 
 # It retries 9 times, which takes half a minute if Redis doesn't answer.

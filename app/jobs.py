@@ -24,7 +24,7 @@ from tasks import app
 # Celery raises these if it can't send a task, or can't read or store a result.
 REDIS_ERRORS = (OperationalError, BackendError, RedisError)
 
-# The task reports its progress each time it has taken this many samples.
+# The task reports its progress after this many samples.
 STEP = 200_000
 
 
@@ -82,8 +82,8 @@ router = APIRouter(prefix="/jobs", dependencies=[Depends(handle_redis_errors)], 
 def start_job(request: JobRequest) -> Job:
     """Start a job, and return at once, with the id of the job."""
     job_id = uuid()
-    # Celery reports an unknown id as a queued task. A stored state shows that the job exists. It is
-    # stored before the task is sent, as it would overwrite the state of a task that has started.
+    # Celery reports an unknown id as a queued task, so store a state, by which the job is known.
+    # Store it before you send the task, or it might overwrite the state of the running task.
     progress = {"done": 0, "total": request.samples}
     app.backend.store_result(job_id, progress, states.PENDING)
     estimate_pi.apply_async(kwargs=request.model_dump(), task_id=job_id)
