@@ -190,7 +190,7 @@ def by_service() -> int:
     return service(2)
 
 
-@app.get("/async")
+@app.get("/from_async")
 async def by_async_handler() -> str:
     where = "async handler"
     return add.delay(2, 2).id
@@ -213,7 +213,7 @@ def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(editor, name, m
     assert task.evaluate("where", frame=2) == "'handler'"
     task.press_continue()
     assert response.result().json() == 4
-    response = get("/async")
+    response = get("/from_async")
     task = editor.wait_for_stop()
     assert task.call_stack[1][:2] == ("by_async_handler", "main.py")
     task.press_continue()
@@ -225,7 +225,7 @@ def test_stop_lets_an_async_handler_that_is_paused_finish(editor, main, get, sto
     main.write_text(main.read_text() + SENDING)
     editor.set_breakpoint(main, "return add.delay(2, 2).id")
     editor.press_f5(PLAIN)
-    response = get("/async")
+    response = get("/from_async")
     assert editor.wait_for_stop().function == "by_async_handler"
     stop_ends_it_all()
     assert response.result().status_code == 200
