@@ -8,7 +8,7 @@ import pytest
 from celery.contrib.testing.worker import start_worker
 from fastapi.testclient import TestClient
 
-from run import ensure_redis
+from run import start_redis
 
 # The tests have a Redis of their own, which ends with them. celeryconfig.py reads its URL, so set
 # the URL before you import the app.
@@ -29,7 +29,7 @@ def client() -> Iterator[TestClient]:
     from main import app
     from tasks import app as celery_app
 
-    ensure_redis(os.environ["REDIS_URL"])
+    start_redis(os.environ["REDIS_URL"])
     worker = start_worker(celery_app, pool="threads", concurrency=4, perform_ping_check=False)
     with worker, TestClient(app) as client:
         yield client
