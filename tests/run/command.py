@@ -17,7 +17,11 @@ import httpx2 as httpx
 import psutil
 
 ROOT = Path(__file__).parents[2]
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # uvicorn's, as arguments
+MODES = {
+    "plain": [],
+    "reload": ["--reload"],
+    "workers": ["--workers", "2"],
+}  # uvicorn's, as arguments
 
 
 def put_in(project: Path, name: str) -> Path:
@@ -39,10 +43,19 @@ class Command:
     def __init__(self, args: tuple[str, ...], cwd: Path, env: dict[str, str | None]) -> None:
         self.args = args
         self.port, self.redis_port = free_port(), free_port()
-        ours = {"UVICORN_PORT": str(self.port), "REDIS_URL": f"redis://localhost:{self.redis_port}/0"}
-        ours["PYTHONDONTWRITEBYTECODE"] = "1"  # or Python's cache takes two edits within a second for one
+        ours = {
+            "UVICORN_PORT": str(self.port),
+            "REDIS_URL": f"redis://localhost:{self.redis_port}/0",
+        }
+        ours["PYTHONDONTWRITEBYTECODE"] = (
+            "1"  # or Python's cache takes two edits within a second for one
+        )
         # Given as None, a variable is not set.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))}
+        inherited = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))
+        }
         self.output = cwd / f"output-{self.port}.log"
         with self.output.open("wb") as output:
             self.process = psutil.Popen(
@@ -62,7 +75,10 @@ class Command:
 
     def wait_for_log(self, text: str, count: int = 1) -> None:
         """Return once the output has `text` at least `count` times."""
-        wait_for(lambda: self.log.count(text) >= count or self.ended(), lambda: f"no {text!r} in:\n{self.log}")
+        wait_for(
+            lambda: self.log.count(text) >= count or self.ended(),
+            lambda: f"no {text!r} in:\n{self.log}",
+        )
         assert self.log.count(text) >= count, self.log
 
     def get(self, path: str = "/", **params: Any) -> Any:
@@ -87,7 +103,9 @@ class Command:
 
     def tree(self) -> list[psutil.Process]:
         """Return the outermost process and all below it, each after its parent."""
-        tree = [self.process, *self.process.children(recursive=True)] if is_alive(self.process) else []
+        tree = (
+            [self.process, *self.process.children(recursive=True)] if is_alive(self.process) else []
+        )
         self.seen.update(dict.fromkeys(tree, True))
         return tree
 
@@ -120,7 +138,9 @@ class RedisServer:
         self.start()
 
     def start(self, *options: str) -> None:
-        self.process = subprocess.Popen([*self.command, *options], cwd=self.folder, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*self.command, *options], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
         wait_for(lambda: listens(self.port))
 
     def kill(self) -> None:
@@ -135,7 +155,9 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], why: Callable[[], str] = str, timeout: float = 30) -> None:
+def wait_for(
+    condition: Callable[[], object], why: Callable[[], str] = str, timeout: float = 30
+) -> None:
     """Return once `condition` holds, or fail after `timeout` seconds with what `why` returns."""
     deadline = time.monotonic() + timeout
     while not condition():

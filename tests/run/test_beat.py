@@ -53,11 +53,18 @@ def test_file_that_is_named_is_used_and_kept(start, scheduled, named_by):
     wait_for(lambda: list(scheduled.glob("own*")))
 
 
-@pytest.mark.parametrize(("args", "env"), [(["--workers", "2"], {}), ([], {"WEB_CONCURRENCY": "2"})])
-def test_beat_of_several_workers_is_refused_as_each_would_send_each_task(start, scheduled, args, env):
+@pytest.mark.parametrize(
+    ("args", "env"), [(["--workers", "2"], {}), ([], {"WEB_CONCURRENCY": "2"})]
+)
+def test_beat_of_several_workers_is_refused_as_each_would_send_each_task(
+    start, scheduled, args, env
+):
     server = start("run.py", "main:app", *args, "--", "-B", **env)
     assert server.wait() == 2
-    assert "Error: -B with several workers: each would send every scheduled task. Leave one out.\n" in server.log
+    assert (
+        "Error: -B with several workers: each would send every scheduled task. Leave one out.\n"
+        in server.log
+    )
 
 
 def test_beat_that_failed_does_not_hold_up_the_end(start, probe):

@@ -17,7 +17,11 @@ def type_command(project):
 
     def type_command(*args):
         return subprocess.run(
-            [sys.executable, "run.py", *args], cwd=project, capture_output=True, text=True, timeout=30
+            [sys.executable, "run.py", *args],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
 
     return type_command
@@ -34,7 +38,9 @@ def type_command(project):
 def test_help_shows_every_option_of_each(type_command, args, command, said):
     shown = type_command(*args)
     assert shown.returncode == 0
-    options = [name for param in command.params if isinstance(param, click.Option) for name in param.opts]
+    options = [
+        name for param in command.params if isinstance(param, click.Option) for name in param.opts
+    ]
     assert len(options) > 20
     assert [name for name in options if name not in shown.stdout] == []
     assert said in " ".join(shown.stdout.split())
@@ -101,7 +107,20 @@ def test_setting_of_the_app_that_celery_refuses_is_told_in_one_line(start, proje
 
 
 def test_options_of_the_worker_reach_it(start, probe, redis_server):
-    options = ["-c", "3", "-n", "own@%n", "-E", "-O", "fair", "--prefetch-multiplier", "7", "-l", "debug", "--purge"]
+    options = [
+        "-c",
+        "3",
+        "-n",
+        "own@%n",
+        "-E",
+        "-O",
+        "fair",
+        "--prefetch-multiplier",
+        "7",
+        "-l",
+        "debug",
+        "--purge",
+    ]
     Celery(broker=redis_server, set_as_current=False).send_task("tasks.fail")
     server = start("run.py", "main:app", "--", *options, REDIS_URL=redis_server)
     server.get()

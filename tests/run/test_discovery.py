@@ -10,7 +10,9 @@ from uvicorn.main import STARTUP_FAILURE
 @pytest.fixture
 def project(request, tmp_path):
     """A copy of one of tests/run/projects, with run.py in it."""
-    shutil.copytree(ROOT / "tests" / "run" / "projects" / request.param, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(
+        ROOT / "tests" / "run" / "projects" / request.param, tmp_path, dirs_exist_ok=True
+    )
     shutil.copy(ROOT / "run.py", tmp_path)
     return tmp_path
 
@@ -73,16 +75,32 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
 @pytest.mark.parametrize(
     ("project", "args", "told"),
     [
-        ("client", ["alone:app"], "made no Celery app with tasks. Name the one to run: -- -A module:attribute"),
-        ("client", ["api:app"], "made no Celery app with tasks. Name the one to run: -- -A module:attribute"),
+        (
+            "client",
+            ["alone:app"],
+            "made no Celery app with tasks. Name the one to run: -- -A module:attribute",
+        ),
+        (
+            "client",
+            ["api:app"],
+            "made no Celery app with tasks. Name the one to run: -- -A module:attribute",
+        ),
         (
             "two_apps",
             ["apart_main:app"],
             "2 Celery apps with a broker each. Name the one to run: -- -A apart_main:away or -- -A one:first",
         ),
         ("flat", ["main:app", "--", "-A", "nowhere"], "Loading main:app and its Celery app failed"),
-        ("flat", ["main:app", "--", "-A", "tasks:two"], "Loading main:app and its Celery app failed"),
-        ("flat", ["main:app", "--", "-A", "tasks:hello"], "Loading main:app and its Celery app failed"),
+        (
+            "flat",
+            ["main:app", "--", "-A", "tasks:two"],
+            "Loading main:app and its Celery app failed",
+        ),
+        (
+            "flat",
+            ["main:app", "--", "-A", "tasks:hello"],
+            "Loading main:app and its Celery app failed",
+        ),
     ],
     indirect=["project"],
     ids=["none", "none with tasks", "two", "-A no module", "-A no attribute", "-A no Celery app"],
@@ -95,7 +113,9 @@ def test_no_celery_app_or_several_are_told_in_one_line(start, project, args, tol
 
 
 @pytest.mark.parametrize("project", ["two_apps"], indirect=True)
-def test_several_celery_apps_on_one_broker_run_the_tasks_of_all_from_the_queues_of_all(start, project):
+def test_several_celery_apps_on_one_broker_run_the_tasks_of_all_from_the_queues_of_all(
+    start, project
+):
     """Each is sent by its own app, to its own queue."""
     server = start("run.py", "shared_main:app")
     assert server.get() == {"one": "one", "two": "two"}

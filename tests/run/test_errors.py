@@ -25,13 +25,43 @@ def project(probe):
 @pytest.mark.parametrize(
     ("file", "code", "args", "shown"),
     [
-        ("main.py", SYNTAX, [], ['  File "{}/main.py", line 1', "    def broken(:", "SyntaxError: "]),
-        ("tasks.py", SYNTAX, [], ['  File "{}/main.py", line', '  File "{}/tasks.py", line 1', "SyntaxError: "]),
-        ("tasks.py", MISSING, [], ['  File "{}/tasks.py", line 1', "ModuleNotFoundError: No module named 'nowhere_to"]),
-        ("main.py", RAISES, [], ['  File "{}/main.py", line 5', '  File "{}/main.py", line 2', "RuntimeError: no se"]),
+        (
+            "main.py",
+            SYNTAX,
+            [],
+            ['  File "{}/main.py", line 1', "    def broken(:", "SyntaxError: "],
+        ),
+        (
+            "tasks.py",
+            SYNTAX,
+            [],
+            ['  File "{}/main.py", line', '  File "{}/tasks.py", line 1', "SyntaxError: "],
+        ),
+        (
+            "tasks.py",
+            MISSING,
+            [],
+            ['  File "{}/tasks.py", line 1', "ModuleNotFoundError: No module named 'nowhere_to"],
+        ),
+        (
+            "main.py",
+            RAISES,
+            [],
+            ['  File "{}/main.py", line 5', '  File "{}/main.py", line 2', "RuntimeError: no se"],
+        ),
         ("worker.py", SYNTAX, ["-A", "worker"], ['  File "{}/worker.py", line 1', "SyntaxError: "]),
-        ("worker.py", MISSING, ["-A", "worker"], ['  File "{}/worker.py", line 1', "ModuleNotFoundError: "]),
-        ("celeryconfig.py", "imports = ['gone']\n", [], ["ModuleNotFoundError: No module named 'gone'"]),
+        (
+            "worker.py",
+            MISSING,
+            ["-A", "worker"],
+            ['  File "{}/worker.py", line 1', "ModuleNotFoundError: "],
+        ),
+        (
+            "celeryconfig.py",
+            "imports = ['gone']\n",
+            [],
+            ["ModuleNotFoundError: No module named 'gone'"],
+        ),
     ],
     ids=[
         "a syntax error in APP",
@@ -50,12 +80,17 @@ def test_users_own_error_is_shown_with_their_own_frames(start, project, file, co
         tasks.write_text(tasks.read_text() + "\napp.config_from_object('celeryconfig')\n")
     server = start("run.py", "main:app", "--", *args)
     assert server.wait() == STARTUP_FAILURE
-    assert re.match(r"ERROR:    Loading main:app and its Celery app failed\. Mend what is told here:", *errors(server))
+    assert re.match(
+        r"ERROR:    Loading main:app and its Celery app failed\. Mend what is told here:",
+        *errors(server),
+    )
     rest = server.log[server.log.index("Mend what is told here:") :]
     for line in shown:
         assert line.format(project) in rest
     files = re.findall(r'File "(.+?)"', rest)
-    assert [name for name in files if not name.startswith(str(project)) or name.endswith("run.py")] == []
+    assert [
+        name for name in files if not name.startswith(str(project)) or name.endswith("run.py")
+    ] == []
 
 
 def test_syntax_error_in_an_edit_is_shown_and_the_next_good_edit_recovers(start, project):
@@ -106,7 +141,9 @@ def test_worker_that_fails_at_its_start_is_told(start, project):
 def test_time_limit_of_a_task_is_told_once(start, project):
     tasks = project / "tasks.py"
     tasks.write_text(
-        tasks.read_text().replace("@app.task\ndef add", "@app.task(soft_time_limit=30, time_limit=60)\ndef add")
+        tasks.read_text().replace(
+            "@app.task\ndef add", "@app.task(soft_time_limit=30, time_limit=60)\ndef add"
+        )
     )
     server = start("run.py", "main:app")
     assert server.get() == server.get() == {"2+2": 4}
@@ -117,7 +154,9 @@ def test_time_limit_of_a_task_is_told_once(start, project):
 def test_missing_package_is_told_in_one_line(project):
     change = "sys.path = [p for p in sys.path if 'site-packages' not in p]"
     code = f"import runpy, sys; {change}; runpy.run_path('run.py', run_name='__main__')"
-    typed = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
+    typed = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30
+    )
     assert typed.returncode == 1
     [line] = typed.stderr.splitlines()
     assert line.startswith("run.py needs celery. Type: ")

@@ -26,7 +26,9 @@ def flower(start, task):
 
     def flower(server):
         port = free_port()
-        flower = start(*task["args"], FLOWER_PORT=str(port), REDIS_URL=server.process.environ()["REDIS_URL"])
+        flower = start(
+            *task["args"], FLOWER_PORT=str(port), REDIS_URL=server.process.environ()["REDIS_URL"]
+        )
         flower.port = port
         started = re.compile(task["problemMatcher"]["background"]["endsPattern"])
         wait_for(lambda: started.search(flower.log) or flower.ended(), lambda: flower.log)
@@ -80,7 +82,9 @@ def wait():
 """
 
 
-def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(start, project, flower, redis_server):
+def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(
+    start, project, flower, redis_server
+):
     tasks = project / "app" / "tasks.py"
     tasks.write_text("import os\nimport time\n" + tasks.read_text() + WAIT)
     options = ["--timeout-graceful-shutdown", "60", "--", "-l", "debug"]

@@ -45,7 +45,9 @@ def wait_for_state(api, job, *states):
     return api.get(job).json()["state"]
 
 
-def test_a_prefork_worker_ends_jobs_that_are_cancelled_at_any_moment(start, client_of, redis_server):
+def test_a_prefork_worker_ends_jobs_that_are_cancelled_at_any_moment(
+    start, client_of, redis_server
+):
     api = client_of(start(*UVICORN, REDIS_URL=redis_server).port)
     waiting = start_job(api, **LONG)
     assert api.delete(waiting).json()["state"] == "PENDING"
@@ -85,7 +87,9 @@ def test_a_job_outlives_a_restart_of_redis(start, client_of, redis_server):
     deadline = time.monotonic() + 1  # by then the task has met it several times
     wait_for(lambda: time.monotonic() > deadline)
     port = redis_server.split(":")[2].split("/")[0]
-    with subprocess.Popen(["redis-server", "--port", port, "--save", ""], stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        ["redis-server", "--port", port, "--save", ""], stdout=subprocess.DEVNULL
+    ) as server:
         try:
             wait_for(lambda: api.get(job).json().get("done"), lambda: api.get(job).text)
             assert api.delete(job).status_code == 202

@@ -24,7 +24,9 @@ def test_line_of_a_task_has_its_name_short_id_sender_runtime_and_outcome(server)
 def test_line_of_a_failed_task_is_followed_by_its_traceback(server):
     server.get("/send/fail")
     server.wait_for_log("ValueError: as asked")
-    line = r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] from \S+ raised unexpected: .*\nTraceback"
+    line = (
+        r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] from \S+ raised unexpected: .*\nTraceback"
+    )
     assert re.search(line, server.log, re.M)
     traceback = server.log[server.log.index("Traceback") :]
     assert re.match(r'Traceback .*\n  File ".*/tasks\.py", line \d+, in fail\n', traceback)
@@ -103,7 +105,9 @@ def tell() -> None:
     return server_that_logs
 
 
-def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_on_in_handlers(server_that_logs):
+def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_on_in_handlers(
+    server_that_logs,
+):
     lines = server_that_logs().log.splitlines()
     assert [line for line in lines if " of a " in line] == [
         "WARNING:  warning of a handler",
@@ -114,7 +118,11 @@ def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_o
 
 def test_project_that_set_up_the_root_logger_has_all_lines_in_its_own_form(server_that_logs):
     log = server_that_logs(SET_UP="1").log
-    told = [f"own form: {what} of a {where}" for where in ("handler", "task") for what in ("info", "warning")]
+    told = [
+        f"own form: {what} of a {where}"
+        for where in ("handler", "task")
+        for what in ("info", "warning")
+    ]
     assert [line for line in log.splitlines() if " of a " in line] == told
     assert re.search(r"^own form: Task tasks\.tell\[[\w-]{36}\] succeeded", log, re.M)
     assert "worker - " not in log
@@ -144,5 +152,7 @@ def set_up(loglevel, **kwargs):
 
 def test_a_record_that_cannot_be_formatted_is_told_as_logging_does(capsys):
     uvicorn.Config("")  # whose handlers it is given to
-    WorkerLog().handle(logging.LogRecord("app", logging.WARNING, __file__, 1, "%d items", ("three",), None))
+    WorkerLog().handle(
+        logging.LogRecord("app", logging.WARNING, __file__, 1, "%d items", ("three",), None)
+    )
     assert "--- Logging error ---" in capsys.readouterr().err

@@ -11,7 +11,9 @@ def server(request, start, probe):
 
 def test_handler_and_task_have_the_same_process_id(server):
     # With --workers, another process may take the task: each has a worker, as each has a server.
-    server.wait_for_log("Application startup complete.", count=2 if "--workers" in server.args else 1)
+    server.wait_for_log(
+        "Application startup complete.", count=2 if "--workers" in server.args else 1
+    )
     pids = {process.pid for process in server.tree()}
     for _ in range(5):
         task, handler = server.get("/run/where")["pid"], server.get("/process")["pid"]
@@ -52,7 +54,9 @@ def test_stdout_is_left_as_it_was(plain):
 @pytest.mark.parametrize(("threads", "interval"), [("4", 0.0002), ("64", 0.0005)])
 def test_tasks_yield_to_the_event_loop_more_often_than_by_default(start, probe, threads, interval):
     server = start("run.py", "main:app", "--", "-c", threads)
-    assert server.get("/process")["switch interval"] == pytest.approx(interval)  # seconds; 0.005 by default
+    assert server.get("/process")["switch interval"] == pytest.approx(
+        interval
+    )  # seconds; 0.005 by default
 
 
 @pytest.mark.parametrize(

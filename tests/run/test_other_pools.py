@@ -10,16 +10,24 @@ pytestmark = pytest.mark.slow
 PREFORK = ["--", "-P", "prefork", "-c", "2"]
 SOLO = ["--", "-P", "solo"]
 
-with_and_without_reload = pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
+with_and_without_reload = pytest.mark.parametrize(
+    "reload", [[], ["--reload"]], ids=["plain", "reload"]
+)
 
 
 @pytest.mark.parametrize("pool", [PREFORK, SOLO], ids=["prefork", "solo"])
 @with_and_without_reload
-def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(start, probe, reload, pool):
+def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(
+    start, probe, reload, pool
+):
     server = start("run.py", "main:app", *reload, *pool)
     assert server.get("/run/where")["pid"] != server.get("/process")["pid"]
     server.wait_for_log("succeeded")
-    assert re.search(r"^INFO:     worker - Task tasks\.where\[\w{8}\] succeeded in \d\.\d{3}s: ", server.log, re.M)
+    assert re.search(
+        r"^INFO:     worker - Task tasks\.where\[\w{8}\] succeeded in \d\.\d{3}s: ",
+        server.log,
+        re.M,
+    )
     server.press_ctrl_c()
     assert server.wait() == 0
     server.wait_until_nothing_is_left()
@@ -52,7 +60,9 @@ def test_kill_9_of_the_outermost_process_leaves_nothing_of_the_pool_either(start
     assert pid in {process.pid for process in server.tree()}
     server.process.kill()
     server.process.wait()
-    wait_for(lambda: not server.leftovers(), lambda: f"{server.leftovers()}\n{server.log}", timeout=10)
+    wait_for(
+        lambda: not server.leftovers(), lambda: f"{server.leftovers()}\n{server.log}", timeout=10
+    )
     assert not listens(server.port)
     assert not listens(server.redis_port)
 
@@ -89,4 +99,6 @@ def test_revoke_ends_a_running_task(start, project_with_revoke):
     wait_for(lambda: task_id in server.get("/running"), lambda: server.log)
     server.get(f"/terminate/{task_id}")
     wait_for(lambda: server.get(f"/state/{task_id}") == "REVOKED", lambda: server.log)
-    assert server.get("/run/add", args=["1", "2"]) == "12"  # by the only process of the pool, which was busy
+    assert (
+        server.get("/run/add", args=["1", "2"]) == "12"
+    )  # by the only process of the pool, which was busy

@@ -21,9 +21,13 @@ from test_brokers import rabbitmq
 pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
-API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[1].splitlines()
+API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[
+    1
+].splitlines()
 PROCESSES = 4  # of each worker
-SCRIPTS = f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
+SCRIPTS = (
+    f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
+)
 
 
 @pytest.fixture
@@ -118,7 +122,11 @@ def test_500_jobs_are_done_though_a_worker_is_killed(change, serve, workers, red
 
     wait_for(all_processes_work)
     victim.end()
-    wait_for(lambda: not store.llen("celery") and not store.hlen("unacked"), lambda: other.log, timeout=60)
+    wait_for(
+        lambda: not store.llen("celery") and not store.hlen("unacked"),
+        lambda: other.log,
+        timeout=60,
+    )
     assert Counter(api.get(job).json()["state"] for job in jobs) == {"SUCCESS": 500}
     taken = Counter(re.findall(r"Task jobs.estimate_pi\[(.*?)\] received", victim.log + other.log))
     assert len(taken) == 500
@@ -137,7 +145,9 @@ def test_a_job_that_loses_its_process_is_tried_again(serve, type_line, redis_ser
     assert "WorkerLostError" in worker.log
 
 
-def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(serve, workers, redis_server, tmp_path):
+def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(
+    serve, workers, redis_server, tmp_path
+):
     if not shutil.which("rabbitmq-server"):
         pytest.skip("there is no rabbitmq-server on PATH")
     with rabbitmq(tmp_path) as broker:
@@ -163,9 +173,17 @@ def sentinel(redis_server, tmp_path):
     )
     quiet = {"cwd": tmp_path, "stdout": subprocess.DEVNULL}
     follow = ["--port", str(replica), "--save", "", "--replicaof", f"127.0.0.1 {master}"]
-    with subprocess.Popen(["redis-server", *follow, "--repl-diskless-sync-delay", "0"], **quiet) as follower:
+    with subprocess.Popen(
+        ["redis-server", *follow, "--repl-diskless-sync-delay", "0"], **quiet
+    ) as follower:
         wait_for(
-            lambda: redis.Redis.from_url(redis_server).info("replication").get("slave0", {}).get("state") == "online"
+            lambda: (
+                redis.Redis.from_url(redis_server)
+                .info("replication")
+                .get("slave0", {})
+                .get("state")
+                == "online"
+            )
         )
         with subprocess.Popen(["redis-server", config, "--sentinel"], **quiet) as watcher:
             wait_for(lambda: listens(port))

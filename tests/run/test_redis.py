@@ -40,11 +40,20 @@ each_server = pytest.mark.parametrize(
 
 
 @each_server
-def test_redis_is_started_on_the_very_address_and_ends_with_run_py(start, project, environment, name):
+def test_redis_is_started_on_the_very_address_and_ends_with_run_py(
+    start, project, environment, name
+):
     server = start("run.py", "main:app", "--reload", **environment)
     assert server.get() == {"2+2": 4}
-    assert f"Starting {name} at 127.0.0.1:{server.redis_port}, as nothing listens there" in server.log
-    listeners = [c.laddr.ip for p in server.tree() for c in p.net_connections() if c.laddr.port == server.redis_port]
+    assert (
+        f"Starting {name} at 127.0.0.1:{server.redis_port}, as nothing listens there" in server.log
+    )
+    listeners = [
+        c.laddr.ip
+        for p in server.tree()
+        for c in p.net_connections()
+        if c.laddr.port == server.redis_port
+    ]
     assert {ip for ip in listeners if not ip.startswith(("127.", "::1", "::ffff:127."))} == set()
     server.process.kill()
     server.wait_until_nothing_is_left()
@@ -62,7 +71,9 @@ def test_queued_tasks_survive_a_reload(start, probe, environment, name):
     assert server.log.count("Application startup complete.") == 2
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ":secret@localhost", "user:secret@127.0.0.1", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", ":secret@localhost", "user:secret@127.0.0.1", "[::1]"]
+)
 def test_any_address_of_this_machine(start, host):
     if host == "[::1]" and not has_ipv6_loopback():
         pytest.skip("this machine has no ::1")
@@ -114,18 +125,30 @@ def test_localhost_6379_is_the_default(start, project):
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("redis://redis.invalid:6379/0", "Name or service not known|nodename nor servname|no answer|resolution"),
+        (
+            "redis://redis.invalid:6379/0",
+            "Name or service not known|nodename nor servname|no answer|resolution",
+        ),
         ("redis://localhost:{silent}/0", "no answer"),
         ("redis://localhost:{http}/0", "Protocol Error|no answer|Connection closed"),
         ("redis://:wrong@localhost:{redis}/0", "invalid username-password pair"),
     ],
-    ids=["another machine that does not answer", "a silent server", "an HTTP server", "a wrong password"],
+    ids=[
+        "another machine that does not answer",
+        "a silent server",
+        "an HTTP server",
+        "a wrong password",
+    ],
 )
 def test_broker_that_cannot_be_used_is_told_in_one_line(start, ports, url, problem):
     server = start("run.py", "main:app", REDIS_URL=url.format(**ports))
     assert server.wait() == STARTUP_FAILURE
-    [line] = [line for line in server.log.splitlines() if line.startswith("ERROR:") and "broker" in line]
-    assert re.match("ERROR:    The Celery worker can't start: the broker redis://.* can't be used: ", line)
+    [line] = [
+        line for line in server.log.splitlines() if line.startswith("ERROR:") and "broker" in line
+    ]
+    assert re.match(
+        "ERROR:    The Celery worker can't start: the broker redis://.* can't be used: ", line
+    )
     assert re.search(problem.format(**ports), line)
     assert "set CELERY_BROKER_URL or REDIS_URL" in line
     assert "wrong" not in line

@@ -32,21 +32,45 @@ def fired(start, project, redis_server):
     return fired
 
 
-@pytest.mark.parametrize("env", [{}, {"SETUP_LOGGING": "1"}], ids=["Celery's logging", "the project's own logging"])
+@pytest.mark.parametrize(
+    "env", [{}, {"SETUP_LOGGING": "1"}], ids=["Celery's logging", "the project's own logging"]
+)
 def test_signals_are_those_of_celery_worker(fired, env):
-    celery = fired("-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-c", "1", "-n", "celery@test", **env)
+    celery = fired(
+        "-m",
+        "celery",
+        "-A",
+        "tasks",
+        "worker",
+        "-P",
+        "threads",
+        "-c",
+        "1",
+        "-n",
+        "celery@test",
+        **env,
+    )
     ours = fired("run.py", "main:app", "--", "-c", "1", "-n", "celery@test", **env)
     assert {line.split()[0] for line in celery} == {
         *("celeryd_init", "celeryd_after_setup", "worker_init", "worker_ready"),
         *(("setup_logging",) if env else ("after_setup_logger", "after_setup_task_logger")),
-        *("task_received", "task_prerun", "task_success", "task_failure", "task_retry", "task_postrun"),
+        *(
+            "task_received",
+            "task_prerun",
+            "task_success",
+            "task_failure",
+            "task_retry",
+            "task_postrun",
+        ),
         *("worker_shutting_down", "worker_shutdown"),
     }
     assert next_to(ours, "worker_process_init NoneType") == "worker_ready Consumer"
     assert next_to(ours, "worker_process_shutdown NoneType") == "worker_shutdown Worker"
     ours = [line for line in ours if not line.startswith("worker_process_")]
     # When a message arrives while another task runs, depends on the moment.
-    assert [line for line in ours if "received" not in line] == [line for line in celery if "received" not in line]
+    assert [line for line in ours if "received" not in line] == [
+        line for line in celery if "received" not in line
+    ]
     assert sorted(ours) == sorted(celery)
 
 

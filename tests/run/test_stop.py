@@ -23,7 +23,9 @@ def test_ctrl_c(server):
     server.wait_until_nothing_is_left()
     # uvicorn 0.23 may see its parent's SIGTERM before Ctrl-C, take that for a second one, and tell a CancelledError.
     excused = server.args[2:] and uvicorn.__version__.startswith("0.23.")
-    assert server.log.count("Traceback") == (server.log.count("asyncio.exceptions.CancelledError\n") if excused else 0)
+    assert server.log.count("Traceback") == (
+        server.log.count("asyncio.exceptions.CancelledError\n") if excused else 0
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -37,7 +39,9 @@ def test_no_file_is_left(start, probe, tmp_path, mode):
 
 
 def test_sigterm_has_uvicorns_exit_code(server, start, project):
-    stock = start("-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:])
+    stock = start(
+        "-m", "uvicorn", "--app-dir", "app" if (project / "app").exists() else ".", *server.args[1:]
+    )
     wait_for(lambda: listens(stock.port))
     for command in (stock, server):
         command.process.terminate()
@@ -47,7 +51,9 @@ def test_sigterm_has_uvicorns_exit_code(server, start, project):
 
 def test_sigterm_to_each_process_lets_tasks_finish(server):
     """As systemd and `timeout` send it."""
-    server.get("/send/sleep", args="1", count=8)  # so that each of --workers runs some, whichever answers
+    server.get(
+        "/send/sleep", args="1", count=8
+    )  # so that each of --workers runs some, whichever answers
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     os.killpg(server.process.pid, signal.SIGTERM)
     server.wait()
@@ -88,14 +94,19 @@ def test_running_task_may_use_the_event_loop(start, probe):
     assert "succeeded in 1." in server.log
 
 
-def test_task_that_runs_longer_than_the_bound_is_cut_off_and_its_result_says_so(start, probe, redis_server):
+def test_task_that_runs_longer_than_the_bound_is_cut_off_and_its_result_says_so(
+    start, probe, redis_server
+):
     args = ["run.py", "main:app", "--timeout-graceful-shutdown", "1"]
     server = start(*args, REDIS_URL=redis_server)
     [task_id] = server.get("/send/sleep", args="600")
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     server.press_ctrl_c()
     assert server.wait() == 0
-    assert f"Task tasks.sleep[{task_id}] was still running and is cut off: its result is a failure" in server.log
+    assert (
+        f"Task tasks.sleep[{task_id}] was still running and is cut off: its result is a failure"
+        in server.log
+    )
     wait_for(lambda: not server.leftovers())
     server = start(*args, REDIS_URL=redis_server)
     assert server.get(f"/state/{task_id}") == "FAILURE"

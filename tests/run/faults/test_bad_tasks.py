@@ -33,15 +33,27 @@ def test_task_that_ends_badly_has_a_result_that_says_so(start, faults, task, sta
 @pytest.mark.parametrize(
     ("send", "told"),
     [
-        (lambda app: app.send_task("nowhere.add", (1, 2)), "Received unregistered task of type 'nowhere.add'"),
-        (lambda app: app.send_task("tasks.add", (1, 2), serializer="pickle"), "Refusing to deserialize untrusted"),
-        (lambda app: app.send_task("tasks.add", (1, 2, 3)), "add() takes 2 positional arguments but 3 were given"),
+        (
+            lambda app: app.send_task("nowhere.add", (1, 2)),
+            "Received unregistered task of type 'nowhere.add'",
+        ),
+        (
+            lambda app: app.send_task("tasks.add", (1, 2), serializer="pickle"),
+            "Refusing to deserialize untrusted",
+        ),
+        (
+            lambda app: app.send_task("tasks.add", (1, 2, 3)),
+            "add() takes 2 positional arguments but 3 were given",
+        ),
         (lambda app: publish(app, {"no": "task"}), "Received and deleted unknown message"),
         (
             lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", '{"body": 1}'),
             "'properties'",
         ),
-        (lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", "garbage"), "Expecting value"),
+        (
+            lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", "garbage"),
+            "Expecting value",
+        ),
     ],
     ids=[
         "a name no worker knows",

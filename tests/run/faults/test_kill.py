@@ -41,12 +41,17 @@ def test_kill_9_of_any_process_at_random_moments(start, faults, mode, redis):
             server.wait_for_log("Application startup complete.")
         moment = time.monotonic() + moments.uniform(0, 0.3)
         wait_for(lambda moment=moment: time.monotonic() > moment)
-        victims = [p for p in server.tree() if not any(other in command_line(p) for other in OTHERS)]
+        victims = [
+            p for p in server.tree() if not any(other in command_line(p) for other in OTHERS)
+        ]
         victim = moments.choice(victims)
         killed.append(command_line(victim)[:60])
         victim.kill()
         # As under uvicorn, the next edit starts a server process again that was killed.
-        wait_for(lambda server=server: server.ended() or answers(server) or touched(faults), lambda: f"{seed} {killed}")
+        wait_for(
+            lambda server=server: server.ended() or answers(server) or touched(faults),
+            lambda: f"{seed} {killed}",
+        )
         if not server.ended():
             server.press_ctrl_c()
         server.wait_until_nothing_is_left(lambda: f"{seed} {killed}")

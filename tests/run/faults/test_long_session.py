@@ -30,7 +30,10 @@ def figures(server, redis_server):
     def count():
         tree = server.tree()
         return {
-            "memory (MiB)": sum(getattr(info := p.memory_full_info(), "pss", info.uss) for p in tree) / 2**20,
+            "memory (MiB)": sum(
+                getattr(info := p.memory_full_info(), "pss", info.uss) for p in tree
+            )
+            / 2**20,
             "processes": len(tree),
             "threads": sum(p.num_threads() for p in tree),
             "files": sum(p.num_fds() for p in tree),
@@ -54,7 +57,10 @@ def figures(server, redis_server):
 
 def run_tasks(server, count):
     """Send `count` tasks by as many requests, by four at a time as a thread each keeps its connection."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client, ThreadPoolExecutor(4) as pool:
+    with (
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
         for response in pool.map(lambda _: client.get("/"), range(count)):
             assert response.status_code == 200, server.log[-3000:]
 

@@ -18,9 +18,13 @@ def open_connection(request):
 
         def open_connection(kind, port):
             if kind == "websocket":
-                assert stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket")).recv() == "0"
+                assert (
+                    stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket")).recv() == "0"
+                )
                 return
-            response = stack.enter_context(httpx.stream("GET", f"http://127.0.0.1:{port}/{kind}", timeout=60))
+            response = stack.enter_context(
+                httpx.stream("GET", f"http://127.0.0.1:{port}/{kind}", timeout=60)
+            )
             lines = response.iter_lines()
             assert "0" in next(lines)
             # read on, as a browser does

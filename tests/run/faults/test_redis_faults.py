@@ -37,7 +37,9 @@ def server(start, faults, server_of_redis):
 @pytest.fixture
 def send(server_of_redis):
     """Send tasks that note each of their runs, and return their ids."""
-    with Celery(broker=server_of_redis.url, backend=server_of_redis.url, set_as_current=False) as app:
+    with Celery(
+        broker=server_of_redis.url, backend=server_of_redis.url, set_as_current=False
+    ) as app:
         yield lambda count: [app.send_task("tasks.count", (0.05,)).id for _ in range(count)]
 
 
@@ -59,7 +61,11 @@ def wait_until_done(server_of_redis, faults):
             runs, results = missing()
             return runs <= losses and results <= losses + lost_results
 
-        wait_for(are_done, lambda: f"runs and results that are missing: {missing()} of {len(sent)}", timeout=60)
+        wait_for(
+            are_done,
+            lambda: f"runs and results that are missing: {missing()} of {len(sent)}",
+            timeout=60,
+        )
 
     return wait_until_done
 

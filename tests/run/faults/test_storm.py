@@ -30,7 +30,9 @@ def runs(faults):
 
 
 def edit(server, tasks, version):
-    tasks.write_text(tasks.read_text().replace(f"VERSION = {version - 1}\n", f"VERSION = {version}\n"))
+    tasks.write_text(
+        tasks.read_text().replace(f"VERSION = {version - 1}\n", f"VERSION = {version}\n")
+    )
     server.wait_for_log("Application startup complete.", count=version + 1)
 
 
@@ -49,7 +51,9 @@ def test_thousand_tasks_over_twenty_reloads(start, faults, redis_server, client,
     assert "ERROR" not in server.log
 
 
-def test_tasks_for_later_come_once_and_not_early_over_a_reload(start, faults, redis_server, client, runs):
+def test_tasks_for_later_come_once_and_not_early_over_a_reload(
+    start, faults, redis_server, client, runs
+):
     server = start("run.py", "main:app", "--reload", REDIS_URL=redis_server)
     server.get()
     sent = [client.send_task("tasks.on_time", countdown=4 + number / 10) for number in range(20)]

@@ -25,7 +25,9 @@ def own() -> None:
     pass
 
 
-client = Celery("client")  # the last made is the current app of this thread, and has neither broker nor backend
+client = Celery(
+    "client"
+)  # the last made is the current app of this thread, and has neither broker nor backend
 
 
 @app.get("/handler")
