@@ -73,7 +73,7 @@ def redis_at_a_socket(folder):
 
 
 def rabbitmq(folder):
-    """A node of its own, with a name service of its own, which would else stay behind."""
+    """Start a node of its own, with a name service of its own, which would stay otherwise."""
     port, names_port = free_port(), free_port()
     node = {
         "NODENAME": f"test{port}@localhost",
@@ -88,17 +88,18 @@ def rabbitmq(folder):
     }
     env = {f"RABBITMQ_{name}": str(value) for name, value in node.items()}
     env |= {"ERL_EPMD_PORT": str(names_port), "ERL_EPMD_ADDRESS": "127.0.0.1", "HOME": str(folder)}
-    # Debian's command of that name changes to another user; the server itself doesn't.
+    # Debian's command of that name changes to another user, and the server itself doesn't.
     program = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin") or "rabbitmq-server"
     names = Server(["epmd", "-port", str(names_port), "-address", "127.0.0.1"], names_port, "")
     return Server([program], port, f"amqp://localhost:{port}//", "rpc://", env=env, needs=names)
 
 
 class Server(subprocess.Popen):
-    """A broker that runs until `terminate`; `urls` are the broker's and the result backend's."""
+    """A broker that runs until `terminate`. `urls` are those of the broker and the backend."""
 
     def __init__(self, command, address, url, backend_url=None, env=None, needs=None):
-        self.urls, self.needs = (url, backend_url or url), needs
+        self.urls = (url, backend_url or url)
+        self.needs = needs
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         super().__init__(command, env={**os.environ, **(env or {})}, **quiet)
         wait_for(
@@ -146,7 +147,7 @@ def test_tasks_run_through_it_and_one_that_still_runs_does_not_hold_up_the_end(
     server.press_ctrl_c()
     wait_for(server.ended, lambda: server.log, timeout=15)
     assert server.process.wait() == 0
-    assert "as nothing listens there" not in server.log
+    assert "as nothing listens on port" not in server.log
     assert "Traceback" not in server.log
 
 

@@ -1,4 +1,4 @@
-"""The README's chapter Production, typed as it stands: the app without run.py, and processes that are killed."""
+"""The commands in the README's chapter Production serve the app without run.py, and lose no job."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 from celery import Celery
-from command import ROOT, free_port, listens, wait_for
+from command import ROOT, free_port, listens, port_of, wait_for
 from test_brokers import rabbitmq
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,8 @@ README = (ROOT / "README.md").read_text()
 API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[
     1
 ].splitlines()
-PROCESSES = 4  # of each worker
+# How many each worker has.
+PROCESSES = 4
 SCRIPTS = (
     f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
 )
@@ -32,7 +33,7 @@ SCRIPTS = (
 
 @pytest.fixture
 def type_line(project, start):
-    """Start a line of the README, with another URL of Redis and a free port to serve, where there is no run.py."""
+    """Start a line of the README with another Redis and a free port, where there is no run.py."""
     (project / "run.py").unlink()
 
     def type_line(line, redis_url, **env):
@@ -114,7 +115,10 @@ def test_500_jobs_are_done_though_a_worker_is_killed(change, serve, workers, red
     wait_for(lambda: store.llen("celery") < 250, timeout=60)
 
     def all_processes_work():
-        """Suspend the victim, and see that it isn't about to take a message: Redis would have forgotten that one."""
+        """Suspend the victim, and check that it isn't about to take a message.
+
+        Redis would have forgotten that message.
+        """
         victim.process.suspend()
         if store.hlen("unacked") == 2 * PROCESSES:
             return True
@@ -164,8 +168,10 @@ def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(
 
 @pytest.fixture
 def sentinel(redis_server, tmp_path):
-    """The URL of a Redis Sentinel that watches `redis_server`, with another Redis to take its place."""
-    master, replica, port = int(redis_server.split(":")[2].split("/")[0]), free_port(), free_port()
+    """The URL of a Redis Sentinel that has another Redis take the place of `redis_server`."""
+    master = port_of(redis_server)
+    replica = free_port()
+    port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(
         f"port {port}\nsentinel monitor mymaster 127.0.0.1 {master} 1\n"

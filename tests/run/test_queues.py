@@ -14,15 +14,16 @@ def project(project):
 def test_each_task_is_run_whatever_sends_it_to_its_queue(start, project):
     server = start("run.py", "main:app")
     assert server.get() == {
-        "tasks.exact": "exact",  # by a route
-        "tasks.glob_1": "glob",  # by a pattern
-        "tasks.function": "routed",  # by a function
-        "tasks.default": "main",  # by task_default_queue
-        "tasks.own": "own",  # by the task's own `queue`
+        # By a route, a pattern, a function, task_default_queue, and the task's own `queue`.
+        "tasks.exact": "exact",
+        "tasks.glob_1": "glob",
+        "tasks.function": "routed",
+        "tasks.default": "main",
+        "tasks.own": "own",
     }
-    # by the call alone, to queues of task_queues and of the schedule
+    # By the call alone, to queues of task_queues and of the schedule.
     assert [server.get("/to", name=name) for name in ("listed", "scheduled")]
-    assert f"tasks:app has 4 threads for queues: {', '.join(ALL)}\n" in server.log
+    assert f"threads for the queues {', '.join(ALL)}\n" in server.log
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_each_task_is_run_whatever_sends_it_to_its_queue(start, project):
 def test_options_of_celery_have_the_last_word(start, project, args, queues):
     server = start("run.py", "main:app", "--", *args)
     server.wait_for_log("Application startup complete.")
-    assert f"threads for queues: {', '.join(queues)}\n" in server.log
+    assert f"threads for the queues {', '.join(queues)}\n" in server.log
 
 
 def test_queues_that_the_app_forbids_to_create_are_left_out(start, project):
@@ -45,4 +46,4 @@ def test_queues_that_the_app_forbids_to_create_are_left_out(start, project):
     tasks.write_text(tasks.read_text() + "\napp.conf.task_create_missing_queues = False\n")
     server = start("run.py", "main:app")
     server.wait_for_log("Application startup complete.")
-    assert "threads for queues: listed\n" in server.log
+    assert "threads for the queues listed\n" in server.log

@@ -1,4 +1,4 @@
-"""A task's line in the log names the user's line that sent it, which no message carries to another process."""
+"""A task's line in the log names the user's line that sent it. No message carries it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A response that streams on, server-sent events and a WebSocket don't hold up a reload or the end."""
+"""Endless streams, server-sent events and WebSockets don't hold up a reload or the end."""
 
 import contextlib
 import threading
@@ -18,16 +18,15 @@ def open_connection(request):
 
         def open_connection(kind, port):
             if kind == "websocket":
-                assert (
-                    stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket")).recv() == "0"
-                )
+                websocket = stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket"))
+                assert websocket.recv() == "0"
                 return
             response = stack.enter_context(
                 httpx.stream("GET", f"http://127.0.0.1:{port}/{kind}", timeout=60)
             )
             lines = response.iter_lines()
             assert "0" in next(lines)
-            # read on, as a browser does
+            # A browser reads on like this.
             threading.Thread(target=drain, args=(lines,), daemon=True).start()
 
         yield open_connection

@@ -25,9 +25,8 @@ def own() -> None:
     pass
 
 
-client = Celery(
-    "client"
-)  # the last made is the current app of this thread, and has neither broker nor backend
+# The last one is the current app of this thread, and has neither broker nor backend.
+client = Celery("client")
 
 
 @app.get("/handler")
