@@ -1,4 +1,4 @@
-"""`-- -P prefork` runs Celery's worker in a process that starts, reloads and ends with the server."""
+"""`-- -P prefork` runs Celery's worker in a process that starts and ends with the server."""
 
 import re
 
