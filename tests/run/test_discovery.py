@@ -64,7 +64,7 @@ def test_layouts_that_people_have(start, project, args, answer, options):
 @pytest.mark.parametrize("kind", ["handler", "async"])
 @pytest.mark.parametrize("project", ["default_app"], indirect=True)
 def test_app_that_is_run_is_the_default_of_handlers_and_tasks(start, project, kind):
-    server = start("run.py", "main:app")
+    server = start("run.py", "main:app", "--", "-A", "main:real")
     assert server.get(f"/{kind}") == {"current_app": "real", "of a task": ["real", "real"]}
 
 

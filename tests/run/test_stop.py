@@ -188,7 +188,7 @@ def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server, pool):
     server = start("run.py", "main:app", *args, REDIS_URL=redis_server)
     server.get()
     port = str(port_of(redis_server))
-    [redis] = [p for p in psutil.Process().children() if port in p.cmdline()]
+    [redis] = [p for p in psutil.Process().children() if port in " ".join(p.cmdline())]
     redis.suspend()
     server.press_ctrl_c()
     assert server.wait() == 0

@@ -1,4 +1,4 @@
-"""Nothing here says which Celery app is meant."""
+"""Two Celery apps, each with the shared tasks, of which -A names one."""
 
 import os
 
