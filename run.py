@@ -29,7 +29,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial, partialmethod
 from importlib import import_module
@@ -57,10 +57,9 @@ except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
 FACTORY = "__main__:load_app"
+users_package = ""
 log = getLogger("uvicorn.error")
 worker: Any = None
-# The exit code of the command: 1 if the worker ends by itself.
-exit_code = 0
 
 # --- The command line ---
 
@@ -95,7 +94,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     # uvicorn imports it by name, and `python -m cProfile run.py` has another __main__.
     vars(sys.modules["__main__"]).update(load_app=load_app)
     ctx.invoke(uvicorn.main, **{**options, "app": FACTORY, "factory": True, "interface": "asgi3"})
-    sys.exit(exit_code)
+    sys.exit(1 if worker and worker.has_failed else 0)
 
 
 def package_of(name: str) -> str:
@@ -188,7 +187,8 @@ def start_redis(url: str) -> None:
     # The shell leaves both in the background, in a session that Ctrl-C doesn't reach.
     script = 'exec 3<&0 >/dev/null 2>&1; { "$@" & read -r _ <&3; kill -9 $!; } &'
     pipe, end = os.pipe()
-    subprocess.run(["sh", "-c", script, "run.py", *command], stdin=pipe, start_new_session=True)
+    command = ["/bin/sh", "-c", script, "run.py", *command]
+    subprocess.run(command, stdin=pipe, start_new_session=True)
     os.close(pipe)
     # This keeps it open, but not in forks.
     os.register_at_fork(after_in_child=open(end, "wb").close)  # noqa: SIM115
@@ -216,14 +216,14 @@ def listens(host: str, port: int) -> bool:
 
 def load_app() -> Any:
     """Import APP as uvicorn would, create its worker, and return APP. uvicorn calls this."""
-    global worker
+    global worker, users_package
     uvicorn_args, worker_args = split_args()
     params = main.make_context("run.py", uvicorn_args, default_map=default_options()).params
     worker_options = parse_worker_args(None, worker_args).params
     keys = ("app", "factory", "interface", "log_level", "use_colors", "access_log")
     options = {key: params[key] for key in keys}
     options["log_config"] = params["log_config"] or uvicorn.config.LOGGING_CONFIG
-    users_packages.add(package_of(params["app"]))
+    users_package = package_of(params["app"])
     try:
         config = uvicorn.Config(**options, proxy_headers=False)
         config.load()
@@ -264,8 +264,9 @@ class Server(uvicorn.Server):
         try:
             await self.start_worker()
             if not self.should_exit:
-                await super().startup(sockets)
-                worker.log.enable()
+                with loggers_kept():
+                    await super().startup(sockets)
+                worker.log.open()
         finally:
             if not self.started:
                 worker.stop(0)
@@ -275,20 +276,20 @@ class Server(uvicorn.Server):
         deadline = time.monotonic() + 6
         worker.start()
         while worker.state < State.READY:
-            if worker.state is State.CONNECTING and time.monotonic() > deadline:
-                worker.error = worker.broker_error("no answer")
-            if worker.error or not worker.is_alive():
-                reason = worker.error or "Its log says why."
-                exit_with_error(f"The Celery worker could not start: {reason}")
+            is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
+            if is_late or not worker.is_alive():
+                exit_with_error(f"The Celery worker could not start: {worker.error}")
             await asyncio.sleep(0.005)
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         if self.config.app == FACTORY:
             # The app may have closed the executor of the event loop.
-            thread = threading.Thread(target=worker.stop, args=(worker.timeout,))
+            thread = threading.Thread(target=worker.stop, args=(worker.timeout,), daemon=True)
             thread.start()
-            while thread.is_alive():
+            # The broker may hang.
+            deadline = time.monotonic() + worker.timeout + 5
+            while thread.is_alive() and time.monotonic() < deadline:
                 await asyncio.sleep(0.005)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -309,14 +310,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def end_process(reason: str) -> None:
-    """End this process. A reloader waits for the next edit, as it does when APP can't start."""
-    global exit_code
-    exit_code = 1
-    log.error("The Celery worker ended, and without it no task would run. %s", reason)
-    signal.raise_signal(signal.SIGINT)
-
-
 # --- The Celery app ---
 
 
@@ -328,8 +321,8 @@ def find_celery_app(name: str | None) -> Any:
     found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
     brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
     if len(brokers) != 1:
-        what = f"{len(found)} Celery apps with a broker each" if found else "no Celery app with tasks"
-        exit_with_error(f"APP has {what}. Name the Celery app: -- -A module:attribute")
+        number = f"{len(found)} Celery apps with a broker each" if found else "no Celery app"
+        exit_with_error(f"APP has {number}. Name the one with your tasks: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
     # Each app has the tasks of all. The first takes the queues of the others, too.
     for other in found[1:]:
@@ -384,7 +377,8 @@ class Worker(threading.Thread):
         self.args = args
         self.log = WorkerLog(app)
         self.state = State.CONNECTING
-        self.error = ""
+        self.has_failed = False
+        self.error = self.broker_error("no answer")
         self.hostname = ""
         # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
         self.timeout = options.get("timeout_graceful_shutdown") or 5
@@ -397,9 +391,12 @@ class Worker(threading.Thread):
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
         if self.state is State.READY:
-            end_process(self.error or "Its log says why.")
+            # No task would run any more. A reloader waits for the next edit.
+            self.has_failed = True
+            log.error("The Celery worker ended, and so does its process: %s", self.error)
+            signal.raise_signal(signal.SIGINT)
 
-    def advance(self, state: State) -> None:
+    def advance(self, state: State, **_: Any) -> None:
         self.state = max(self.state, state)
 
     def connect(self) -> None:
@@ -414,10 +411,11 @@ class Worker(threading.Thread):
                 broker.ensure_connection(None, 4, interval_start=1, interval_step=0, timeout=5)
         except Exception as exc:
             raise ConnectionError(self.broker_error(exc)) from exc
+        self.error = "its log says why."
         self.advance(State.STARTING)
 
     def broker_error(self, reason: object) -> str:
-        url = self.app.connection_for_read().as_uri()
+        url = self.app.connection_for_read().as_uri().replace(":**@", "")
         how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL or REDIS_URL."
         return f"no connection to {url}: {reason}. {how}"
 
@@ -454,25 +452,20 @@ class Worker(threading.Thread):
     def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
         """Return Celery's worker with the options of the command line."""
         self.app.set_default()
-        signals.worker_ready.connect(self.set_ready)
+        signals.worker_ready.connect(partial(self.advance, State.READY), weak=False)
         # Root is the usual user of a container.
         warnings.simplefilter("ignore", platforms.SecurityWarning)
         queues = ",".join(routed_queues(self.app))
-        args = ["--without-gossip", "--without-mingle", "-Q", queues, *self.args]
-        context = parse_worker_args(self.app, args)
+        level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
+        args = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, *self.args]
+        self.log.is_level_typed = any(arg.startswith(("-l", "--log")) for arg in self.args)
         # Otherwise, Celery makes all that the process prints a warning in the log.
-        options = {**context.params, "quiet": True, "redirect_stdouts": False}
+        options = {**parse_worker_args(self.app, args).params, "redirect_stdouts": False}
+        options["quiet"] = True
         options["concurrency"] = options["concurrency"] or concurrency
         options["pool"] = options["pool_cls"] = pool or options["pool"]
-        level_source = context.get_parameter_source("loglevel")
-        self.log.is_level_typed = level_source is not click.core.ParameterSource.DEFAULT
-        if not self.log.is_level_typed:
-            options["loglevel"] = max(logging.DEBUG, log.getEffectiveLevel())
         del options["app"]
         return self.app.Worker(**options)
-
-    def set_ready(self, **_: Any) -> None:
-        self.advance(State.READY)
 
     def stop(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
@@ -486,7 +479,14 @@ class Worker(threading.Thread):
             state.should_stop = 0
         if self.is_alive():
             self.join(timeout + 1)
-        # Nothing else ends what a task started that is cut off.
+        for request in tuple(state.active_requests):
+            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
+            message = "Task %s[%s] was cut off before its result was stored. %s"
+            getLogger("celery.worker").error(message, request.name, request.id, fate)
+            if request.acknowledged:
+                lost = WorkerLostError("The worker stopped before the task ended.")
+                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
+        # Nothing else ends what such a task has started.
         kill_all(child_processes(os.getpid()) if state.active_requests else [])
         # Python would wait for them.
         kill_all(child for child in multiprocessing.active_children() if not child.daemon)
@@ -548,13 +548,6 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self.calls = queue.SimpleQueue()
         while state.active_requests and time.monotonic() < worker.deadline:
             time.sleep(0.01)
-        for request in tuple(state.active_requests):
-            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
-            message = "Task %s[%s] was cut off before its result was stored. %s"
-            getLogger("celery.worker").error(message, request.name, request.id, fate)
-            if request.acknowledged:
-                lost = WorkerLostError("The worker stopped before the task ended.")
-                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
@@ -599,16 +592,14 @@ def run_worker_process(pipe: Any) -> None:
         # Ctrl-C is for the server.
         os.setsid()
     load_app()
-    signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker = worker.create_worker()
+    signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker.start()
     sys.exit(celery_worker.exitcode)
 
 
 # --- The user's code, as the log and the debugger show it ---
 
-# APP's package may be installed where libraries are.
-users_packages: set[str] = set()
 FOLDER = os.path.join(os.getcwd(), "")
 # What sent a task, by its id, until its end is logged: the line, and in the debugger the frames.
 senders: dict[str, tuple[str, list[Any]]] = {}
@@ -617,7 +608,8 @@ senders: dict[str, tuple[str, list[Any]]] = {}
 def is_users(frame: types.FrameType) -> bool:
     file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
     is_library = file.startswith(("<", os.path.dirname(os.__file__))) or "-packages" in file
-    is_apps = package_of(module) in users_packages
+    # APP's package may be installed where libraries are.
+    is_apps = package_of(module) == users_package
     return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
@@ -679,32 +671,33 @@ class WorkerLog(logging.Handler):
         if logfile or has_format or any(hook.receivers for hook in hooks):
             # The project has given this log a form of its own.
             conf.worker_hijack_root_logger = bool(logfile)
-            receivers = self.celerys_set_up(loglevel, logfile, *args, **options)
-            enable_loggers("uvicorn")
-            return receivers
+            with loggers_kept():
+                return self.celerys_set_up(loglevel, logfile, *args, **options)
         # Processes of a pool call this again, without a level.
         self.loglevel = self.loglevel or loglevel
         logging.lastResort = self
-        celerys = getLogger("celery")
-        celerys.setLevel(celerys.level or loglevel)
-        # This has a line for each arrival of a task.
-        getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
-        for logger in (celerys, getLogger("kombu")):
-            # It has a handler that writes nothing, and so no last resort.
-            logger.addHandler(self)
-        self.enable()
+        for name in ("celery", "kombu"):
+            logger = getLogger(name)
+            # One that writes nothing keeps the record from the last resort.
+            if all(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+                logger.addHandler(self)
+        celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
+        celerys.setLevel(celerys.level or self.loglevel)
+        if self.loglevel > logging.DEBUG:
+            arrivals.setLevel(max(self.loglevel, logging.WARNING))
+        self.open()
         return []
 
-    def enable(self) -> None:
+    def open(self) -> None:
         """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
-        enable_loggers("celery")
         root = getLogger()
         if self.loglevel and (self.is_level_typed or not root.handlers):
             root.setLevel(min(root.level, self.loglevel))
 
     def emit(self, record: logging.LogRecord) -> None:
         is_apis = not self.is_alone and str(record.threadName).startswith(API_THREADS)
-        if getLogger().handlers or (is_apis and record.levelno < logging.WARNING):
+        has_own = any(type(it) is not logging.FileHandler for it in getLogger().handlers)
+        if has_own or (is_apis and record.levelno < logging.WARNING):
             return
         # Not by makeLogRecord(), which asks the project's factory of records.
         record = copy.copy(record)
@@ -725,11 +718,14 @@ class WorkerLog(logging.Handler):
             self.handleError(record)
 
 
-def enable_loggers(package: str) -> None:
-    """Enable the loggers of a package. By default, `dictConfig()` disables those that it finds."""
-    for name in [*logging.root.manager.loggerDict]:
-        if package_of(name) == package:
-            getLogger(name).disabled = False
+@contextmanager
+def loggers_kept() -> Iterator[None]:
+    """Keep loggers enabled. By default, `dictConfig()` disables those that it finds."""
+    loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict]]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    yield
+    for logger in enabled:
+        logger.disabled = False
 
 
 def add_sender(message: str, task_id: str) -> str:
