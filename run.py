@@ -636,7 +636,8 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
         if not find_debugger():
             break
         frames.append((frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals)))
-    senders[headers["id"]] = line, frames
+    # The older protocol of Celery has no such header.
+    senders[headers.get("id", "")] = line, frames
 
 
 # --- The log ---
@@ -649,7 +650,7 @@ LAST_RESORT: Any = logging.lastResort
 class WorkerLog(logging.Handler):
     """Writes the worker's records by uvicorn's handlers, if the project has none of its own.
 
-    It is no handler of the root logger, so that `logging.basicConfig()` works at any time.
+    It stays off the root logger if it can, so that `logging.basicConfig()` works at any time.
     """
 
     def __init__(self, app: Any) -> None:
@@ -661,6 +662,11 @@ class WorkerLog(logging.Handler):
         self.is_level_typed = False
         # Whether the worker has this process for itself.
         self.is_alone = multiprocessing.current_process().name == "worker"
+        # These have a handler that writes nothing, and so no last resort.
+        loggers = [getLogger("celery"), getLogger("kombu")]
+        self.loggers = [it for it in loggers if not any(map(is_seen, it.handlers))]
+        for logger in self.loggers:
+            logger.addHandler(self)
 
     def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
         """Set up the worker's log as Celery does, but leave that of the API as it is."""
@@ -670,17 +676,13 @@ class WorkerLog(logging.Handler):
         has_format = any(conf[name] != DEFAULTS[name] for name in formats)
         if logfile or has_format or any(hook.receivers for hook in hooks):
             # The project has given this log a form of its own.
+            self.leave_loggers()
             conf.worker_hijack_root_logger = bool(logfile)
             with loggers_kept():
                 return self.celerys_set_up(loglevel, logfile, *args, **options)
         # Processes of a pool call this again, without a level.
         self.loglevel = self.loglevel or loglevel
         logging.lastResort = self
-        for name in ("celery", "kombu"):
-            logger = getLogger(name)
-            # One that writes nothing keeps the record from the last resort.
-            if all(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-                logger.addHandler(self)
         celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
         celerys.setLevel(celerys.level or self.loglevel)
         if self.loglevel > logging.DEBUG:
@@ -688,16 +690,25 @@ class WorkerLog(logging.Handler):
         self.open()
         return []
 
+    def leave_loggers(self) -> None:
+        for logger in self.loggers:
+            logger.removeHandler(self)
+
     def open(self) -> None:
         """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
         root = getLogger()
         if self.loglevel and (self.is_level_typed or not root.handlers):
             root.setLevel(min(root.level, self.loglevel))
+        if self.loglevel and root.handlers and not any(map(is_seen, root.handlers)):
+            # With a file at the root logger, nothing is left to the last resort.
+            self.leave_loggers()
+            root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_apis = not self.is_alone and str(record.threadName).startswith(API_THREADS)
-        has_own = any(type(it) is not logging.FileHandler for it in getLogger().handlers)
-        if has_own or (is_apis and record.levelno < logging.WARNING):
+        is_workers = self.is_alone or in_task.get()
+        is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
+        is_written = any(map(is_seen, getLogger().handlers))
+        if is_written or (is_apis and record.levelno < logging.WARNING):
             return
         # Not by makeLogRecord(), which asks the project's factory of records.
         record = copy.copy(record)
@@ -718,13 +729,19 @@ class WorkerLog(logging.Handler):
             self.handleError(record)
 
 
+def is_seen(handler: logging.Handler) -> bool:
+    """Return whether this is a handler of the project that may write to the terminal."""
+    return not isinstance(handler, (WorkerLog, logging.NullHandler, logging.FileHandler))
+
+
 @contextmanager
 def loggers_kept() -> Iterator[None]:
-    """Keep loggers enabled. By default, `dictConfig()` disables those that it finds."""
-    loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict]]
+    """Enable loggers again that `dictConfig()` disables in here: by default, those that it finds."""
+    loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict, "run.py"]]
     enabled = [logger for logger in loggers if not logger.disabled]
     yield
-    for logger in enabled:
+    # Nobody disables the last one by name.
+    for logger in enabled if loggers[-1].disabled else ():
         logger.disabled = False
 
 
