@@ -55,7 +55,7 @@ def project(request, tmp_path):
     ],
     indirect=["project"],
 )
-def test_layouts_that_people_have(start, project, args, answer, options):
+def test_common_layouts_work(start, project, args, answer, options):
     server = start("run.py", *joined(args, options))
     assert server.get() == answer
     assert "Warning" not in server.log

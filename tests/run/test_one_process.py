@@ -68,7 +68,9 @@ def test_tasks_yield_to_the_event_loop_more_often_than_by_default(plain):
     ],
     ids=["at least 4", "-c", "-c over the setting", "the setting"],
 )
-def test_concurrency(start, probe, args, env, threads):
+def test_worker_has_as_many_threads_as_the_option_or_the_setting_says(
+    start, probe, args, env, threads
+):
     server = start("run.py", "main:app", *args, **env)
     server.wait_for_log("threads for the queues celery")
     shown = int(server.log.partition(" threads")[0].split()[-1])

@@ -68,7 +68,7 @@ def test_queued_tasks_survive_a_reload(start, probe, environment, name):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ":s%65cret@localhost", "[::1]"])
-def test_any_address_of_this_machine(start, host):
+def test_redis_is_started_at_any_address_of_this_machine(start, host):
     if host == "[::1]" and not has_ipv6_loopback():
         pytest.skip("this machine has no ::1")
     url = f"redis://{host}:{free_port()}/3"

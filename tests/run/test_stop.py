@@ -47,7 +47,7 @@ def server(request, start, probe):
     return server
 
 
-def test_ctrl_c(server):
+def test_ctrl_c_ends_all(server):
     server.press_ctrl_c()
     assert server.wait() == 0
     server.wait_until_nothing_is_left()
@@ -100,7 +100,7 @@ def test_sigterm_to_each_process_lets_tasks_finish(server):
     server.wait_until_nothing_is_left()
 
 
-def test_kill_9(server):
+def test_kill_9_leaves_nothing(server):
     server.process.kill()
     server.wait()
     server.wait_until_nothing_is_left()
@@ -183,7 +183,7 @@ def test_second_ctrl_c_ends_it_at_once(start, probe):
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_redis_that_hangs_does_not_hold_it_up(start, probe, redis_server, pool):
+def test_redis_that_hangs_does_not_hold_up_the_end(start, probe, redis_server, pool):
     args = ["--timeout-graceful-shutdown", "1", "--", "-P", pool]
     server = start("run.py", "main:app", *args, REDIS_URL=redis_server)
     server.get()
@@ -218,7 +218,7 @@ each_pool = pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
 
 @each_pool
 @pytest.mark.parametrize("broker", ["a closed port", "a silent server"])
-def test_ctrl_c_while_the_worker_waits_for_its_broker(start, probe, broker, pool):
+def test_ctrl_c_ends_a_worker_that_waits_for_its_broker(start, probe, broker, pool):
     """run.py starts no RabbitMQ, so that its port stays closed."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = free_port() if broker == "a closed port" else silent.getsockname()[1]
@@ -229,7 +229,7 @@ def test_ctrl_c_while_the_worker_waits_for_its_broker(start, probe, broker, pool
 
 
 @each_pool
-def test_ctrl_c_while_the_worker_starts(start, probe, pool):
+def test_ctrl_c_ends_a_worker_that_starts(start, probe, pool):
     add_to(probe / "tasks.py", SLOW_START)
     server = start("run.py", "main:app", "--", "-P", pool)
     server.wait_for_log("the worker starts")

