@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial, partialmethod
+from functools import cache, partial, partialmethod
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -56,10 +56,9 @@ except KeyboardInterrupt:
 except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
-FACTORY = "__main__:load_app"
-users_package = ""
 log = getLogger("uvicorn.error")
-worker: Any = None
+# The exit code of the command: 1 if the worker ends by itself.
+exit_code = 0
 
 # --- The command line ---
 
@@ -78,7 +77,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     # This reads the env file, and WEB_CONCURRENCY.
     env_file, workers = options["env_file"], options["workers"]
     config = uvicorn.Config("", env_file=env_file, workers=workers, log_config=None)
-    if parse_worker_args(None, split_args()[1]).params["beat"] and config.workers > 1:
+    if parse_worker_args(None)["beat"] and config.workers > 1:
         raise click.UsageError("Each of several workers would run -B. Drop one of the two options.")
     host, port = options["host"], options["port"]
     if not options["uds"] and options["fd"] is None and listens(host, port):
@@ -91,16 +90,16 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         hide_resource_tracker()
     elif sys.platform == "linux" and (options["reload"] or config.workers > 1):
         fork_children()
-    # uvicorn imports it by name, and `python -m cProfile run.py` has another __main__.
-    vars(sys.modules["__main__"]).update(load_app=load_app)
-    ctx.invoke(uvicorn.main, **{**options, "app": FACTORY, "factory": True, "interface": "asgi3"})
-    sys.exit(1 if worker and worker.has_failed else 0)
+    with users_errors(options["app"]):
+        ctx.invoke(uvicorn.main, **options)
+    sys.exit(exit_code)
 
 
 def package_of(name: str) -> str:
     return name.partition(":")[0].partition(".")[0]
 
 
+@cache
 def split_args() -> tuple[list[str], list[str]]:
     """Return uvicorn's arguments, and the worker's, which follow after `--`."""
     args = [*sys.argv[1:], "--"]
@@ -118,8 +117,8 @@ def default_options() -> dict[str, Any]:
     return defaults
 
 
-def parse_worker_args(app: Any, args: list[str]) -> click.Context:
-    """Parse the options of `celery worker`, and -A, which stands before `worker` there."""
+def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
+    """Return the options of `celery worker`, and -A, which stands before `worker` there."""
     from celery.bin import base, worker
 
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
@@ -127,7 +126,8 @@ def parse_worker_args(app: Any, args: list[str]) -> click.Context:
     with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
         obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
-        return command.make_context("celery worker", ["-P", "threads", *args], **settings)
+        args = ["-P", "threads", *defaults, *split_args()[1]]
+        return dict(command.make_context("celery worker", args, **settings).params)
 
 
 def exit_after_sigterm(number: int, _: Any) -> None:
@@ -214,27 +214,17 @@ def listens(host: str, port: int) -> bool:
 # --- The process that serves the app ---
 
 
-def load_app() -> Any:
-    """Import APP as uvicorn would, create its worker, and return APP. uvicorn calls this."""
-    global worker, users_package
-    uvicorn_args, worker_args = split_args()
-    params = main.make_context("run.py", uvicorn_args, default_map=default_options()).params
-    worker_options = parse_worker_args(None, worker_args).params
-    keys = ("app", "factory", "interface", "log_level", "use_colors", "access_log")
-    options = {key: params[key] for key in keys}
-    options["log_config"] = params["log_config"] or uvicorn.config.LOGGING_CONFIG
-    users_package = package_of(params["app"])
+@contextmanager
+def users_errors(app: str) -> Iterator[None]:
+    """Show an error of the user's code without the frames that led to it, and exit."""
+    global users_package
+    users_package = package_of(app)
     try:
-        config = uvicorn.Config(**options, proxy_headers=False)
-        config.load()
-        app = find_celery_app(worker_options["app"])
+        yield
     except Exception as exc:
         trace = users_traceback(exc)
         lines = traceback.format_exception(type(exc), exc, trace, chain=trace is not None)
-        exit_with_error(f"Could not load {params['app']}. Fix this error:\n{''.join(lines)}")
-    is_in_threads = worker_options["pool"].__module__ == "celery.concurrency.thread"
-    worker = (Worker if is_in_threads else WorkerInProcess)(app, worker_args, params)
-    return config.loaded_app
+        exit_with_error(f"Could not load {app}. Fix this error:\n{''.join(lines)}")
 
 
 def exit_with_error(message: str) -> NoReturn:
@@ -248,13 +238,29 @@ def exit_with_error(message: str) -> NoReturn:
 class Server(uvicorn.Server):
     """uvicorn's server, with a worker from before the app's startup until after its shutdown."""
 
+    worker: Any = None
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        # Once it is loaded, it can't be sent to another process.
+        self.unloaded_config = copy.copy(config)
+        # APP may change the arguments.
+        split_args()
+
+    async def serve(self, sockets: Any = None) -> None:
+        # A second server, which APP may start in a thread, has no worker.
+        if threading.current_thread() is threading.main_thread():
+            with users_errors(str(self.config.app)):
+                self.config.load()
+                self.worker = find_worker(self.unloaded_config)
+        await super().serve(sockets)
+
     async def startup(self, sockets: Any = None) -> None:
-        # APP may start a second server.
-        if self.config.app != FACTORY:
+        if not self.worker:
             return await super().startup(sockets)
         threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
         if find_debugger():
-            threading.Thread(target=end_with_debugger, daemon=True).start()
+            threading.Thread(target=end_with_debugger, args=(self.worker,), daemon=True).start()
         with suppress(AttributeError):
             # What a task prints is seen at once, as by `celery worker`.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -266,14 +272,14 @@ class Server(uvicorn.Server):
             if not self.should_exit:
                 with loggers_kept():
                     await super().startup(sockets)
-                worker.log.open()
+                self.worker.log.open()
         finally:
             if not self.started:
-                worker.stop(0)
+                self.worker.stop(0)
 
     async def start_worker(self) -> None:
         """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
-        deadline = time.monotonic() + 6
+        worker, deadline = self.worker, time.monotonic() + 6
         worker.start()
         while worker.state < State.READY:
             is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
@@ -283,22 +289,31 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
-        if self.config.app == FACTORY:
+        if self.worker:
             # The app may have closed the executor of the event loop.
-            thread = threading.Thread(target=worker.stop, args=(worker.timeout,), daemon=True)
+            thread = threading.Thread(target=self.worker.stop, args=(self.worker.timeout,))
+            thread.daemon = True
             thread.start()
             # The broker may hang.
-            deadline = time.monotonic() + worker.timeout + 5
+            deadline = time.monotonic() + self.worker.timeout + 5
             while thread.is_alive() and time.monotonic() < deadline:
                 await asyncio.sleep(0.005)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
-        if worker:
-            worker.state = State.STOPPING
+        if self.worker:
+            self.worker.state = State.STOPPING
             # After a second Ctrl-C, tasks have no more time.
-            worker.deadline = 0 if self.force_exit else worker.deadline
+            self.worker.deadline = 0 if self.force_exit else self.worker.deadline
             release_paused_threads()
+
+
+def find_worker(config: uvicorn.Config) -> Worker:
+    """Return the worker that the command line asks for, with the Celery app that APP has made."""
+    options = parse_worker_args(None)
+    app = find_celery_app(options["app"])
+    is_in_threads = options["pool"].__module__ == "celery.concurrency.thread"
+    return (Worker if is_in_threads else WorkerInProcess)(app, config)
 
 
 def end_with_parent() -> None:
@@ -371,17 +386,16 @@ class State(enum.IntEnum):
 class Worker(threading.Thread):
     """A thread that connects to the broker and then runs Celery's worker, with `TaskPool`."""
 
-    def __init__(self, app: Any, args: list[str], options: dict[str, Any]) -> None:
+    def __init__(self, app: Any, config: uvicorn.Config) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
-        self.args = args
+        self.config = config
         self.log = WorkerLog(app)
         self.state = State.CONNECTING
-        self.has_failed = False
         self.error = self.broker_error("no answer")
         self.hostname = ""
         # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
-        self.timeout = options.get("timeout_graceful_shutdown") or 5
+        self.timeout = getattr(config, "timeout_graceful_shutdown", None) or 5
         self.deadline = float("inf")
 
     def run(self) -> None:
@@ -392,7 +406,8 @@ class Worker(threading.Thread):
             self.error = str(exc) or repr(exc)
         if self.state is State.READY:
             # No task would run any more. A reloader waits for the next edit.
-            self.has_failed = True
+            global exit_code
+            exit_code = 1
             log.error("The Celery worker ended, and so does its process: %s", self.error)
             signal.raise_signal(signal.SIGINT)
 
@@ -442,6 +457,7 @@ class Worker(threading.Thread):
         if sys.version_info < (3, 14):
             asyncio.set_event_loop(asyncio.new_event_loop())
         celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
+        celery_worker.pool.worker = self
         self.hostname = celery_worker.hostname
         celery_worker.start()
         # The file of --statedb can be closed by this thread alone, from Python 3.13 on.
@@ -457,11 +473,11 @@ class Worker(threading.Thread):
         warnings.simplefilter("ignore", platforms.SecurityWarning)
         queues = ",".join(routed_queues(self.app))
         level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
-        args = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, *self.args]
-        self.log.is_level_typed = any(arg.startswith(("-l", "--log")) for arg in self.args)
+        defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level]
+        self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in split_args()[1])
         # Otherwise, Celery makes all that the process prints a warning in the log.
-        options = {**parse_worker_args(self.app, args).params, "redirect_stdouts": False}
-        options["quiet"] = True
+        options = parse_worker_args(self.app, *defaults)
+        options.update(quiet=True, redirect_stdouts=False)
         options["concurrency"] = options["concurrency"] or concurrency
         options["pool"] = options["pool_cls"] = pool or options["pool"]
         del options["app"]
@@ -510,6 +526,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     body_can_be_buffer = True
     task_join_will_block = Proxy(in_task.get)
+    worker: Worker
 
     def on_start(self) -> None:
         self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -546,7 +563,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         from celery.worker import state
 
         self.calls = queue.SimpleQueue()
-        while state.active_requests and time.monotonic() < worker.deadline:
+        while state.active_requests and time.monotonic() < self.worker.deadline:
             time.sleep(0.01)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
@@ -559,7 +576,8 @@ class WorkerInProcess(Worker):
     def run_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
         pipe, end = context.Pipe()
-        self.process = context.Process(target=run_worker_process, args=(end,), name="worker")
+        args = (end, self.config)
+        self.process = context.Process(target=run_worker_process, args=args, name="worker")
         self.process.start()
         end.close()
         # This raises an EOFError if the process ends.
@@ -584,14 +602,17 @@ class WorkerInProcess(Worker):
             kill_all([*below, self.process])
 
 
-def run_worker_process(pipe: Any) -> None:
+def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
     """Run Celery's worker in this process, which loads APP as the server does."""
+    config.configure_logging()
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(AttributeError):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         # Ctrl-C is for the server.
         os.setsid()
-    load_app()
+    with users_errors(str(config.app)):
+        config.load()
+        worker = find_worker(config)
     celery_worker = worker.create_worker()
     signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker.start()
@@ -601,6 +622,7 @@ def run_worker_process(pipe: Any) -> None:
 # --- The user's code, as the log and the debugger show it ---
 
 FOLDER = os.path.join(os.getcwd(), "")
+users_package = ""
 # What sent a task, by its id, until its end is logged: the line, and in the debugger the frames.
 senders: dict[str, tuple[str, list[Any]]] = {}
 
@@ -736,7 +758,7 @@ def is_seen(handler: logging.Handler) -> bool:
 
 @contextmanager
 def loggers_kept() -> Iterator[None]:
-    """Enable loggers again that `dictConfig()` disables in here: by default, those that it finds."""
+    """Enable loggers again that `dictConfig()` disables in here, by default all that it finds."""
     loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict, "run.py"]]
     enabled = [logger for logger in loggers if not logger.disabled]
     yield
@@ -838,7 +860,7 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
     return store(backend, task_id, exc, *args, **kw)
 
 
-def end_with_debugger() -> None:
+def end_with_debugger(worker: Worker) -> None:
     """End the reloader when the debugger has left for a second: Stop reaches this process alone.
 
     Restart is back sooner. A session that attached has no `onTerminate`, and leaves the app on.
