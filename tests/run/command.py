@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import psutil
+from celery import Celery
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,11 +50,12 @@ class Command:
         self.args = args
         self.port = free_port()
         self.redis_port = free_port()
+        self.redis_url = f"redis://localhost:{self.redis_port}/0"
         own_names = ("UVICORN_", "CELERY_", "REDIS_")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(own_names)}
         variables: dict[str, str | None] = {
             "UVICORN_PORT": str(self.port),
-            "REDIS_URL": f"redis://localhost:{self.redis_port}/0",
+            "REDIS_URL": self.redis_url,
             # Python's cache would take two edits within a second for one.
             "PYTHONDONTWRITEBYTECODE": "1",
             **env,
@@ -105,6 +107,13 @@ class Command:
         response = httpx.get(f"http://127.0.0.1:{self.port}{path}", params=params, timeout=30)
         assert response.status_code == 200, self.log
         return response.json()
+
+    def inspect(self, what: str) -> Any:
+        """Return the answer of the only worker to `celery inspect WHAT`, once it is ready."""
+        self.wait_for_log(" ready.")
+        with Celery(broker=self.redis_url, set_as_current=False) as client:
+            [answer] = getattr(client.control.inspect(timeout=10, limit=1), what)().values()
+        return answer
 
     def ended(self) -> bool:
         return self.process.poll() is not None

@@ -87,8 +87,9 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
     assert server.get() == {"task": task, "answer": task.rpartition(".")[2], "modules": modules}
 
 
-NO_APP = "APP has no Celery app with tasks. Name the Celery app: -- -A module:attribute"
-TWO_APPS = "APP has 2 Celery apps with a broker each. Name the Celery app: -- -A module:attribute"
+HOW = "Name the one with your tasks: -- -A module:attribute"
+NO_APP = f"APP has no Celery app. {HOW}"
+TWO_APPS = f"APP has 2 Celery apps with a broker each. {HOW}"
 NOT_LOADED = "Could not load main:app. Fix this error:"
 
 

@@ -72,9 +72,8 @@ def test_worker_has_as_many_threads_as_the_option_or_the_setting_says(
     start, probe, args, env, threads
 ):
     server = start("run.py", "main:app", *args, **env)
-    server.wait_for_log("threads for the queues celery")
-    shown = int(server.log.partition(" threads")[0].split()[-1])
-    assert shown == threads or (threads is None and shown >= 4)
+    actual = server.inspect("stats")["pool"]["max-concurrency"]
+    assert actual == threads or (threads is None and actual >= 4)
 
 
 def test_tasks_run_beside_each_other(plain):

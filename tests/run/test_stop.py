@@ -195,15 +195,26 @@ def test_redis_that_hangs_does_not_hold_up_the_end(start, probe, redis_server, p
     redis.resume()
 
 
-@pytest.mark.parametrize("mode", ["plain", "reload"])
-def test_all_ends_when_the_worker_dies(start, probe, mode):
-    server = start("run.py", "main:app", *MODES[mode])
+WORKER_ENDED = "ERROR:    The Celery worker ended, and so does its process: its log says why.\n"
+
+
+def test_all_ends_when_the_worker_does(start, probe):
+    server = start("run.py", "main:app")
     server.get("/shutdown_worker")
     server.tree()
-    assert server.wait() == (1 if mode == "plain" else 0)
-    message = "ERROR:    The Celery worker ended, and without it no task would run: "
-    assert message in server.log
+    assert server.wait() == 1
+    assert WORKER_ENDED in server.log
     server.wait_until_nothing_is_left()
+
+
+def test_reloader_waits_for_the_next_edit_when_the_worker_ends(start, probe):
+    server = start("run.py", "main:app", "--reload")
+    server.get("/shutdown_worker")
+    server.wait_for_log(WORKER_ENDED)
+    server.wait_for_log("Finished server process")
+    (probe / "tasks.py").touch()
+    server.wait_for_log("Application startup complete.", count=2)
+    assert server.get() == {"2+2": 4}
 
 
 def test_ctrl_c_while_it_imports_its_libraries_shows_no_traceback(start, project):
