@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import copy
-import enum
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -31,7 +30,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache, partial, partialmethod
+from functools import partial, partialmethod
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -62,6 +61,11 @@ exit_code = 0
 
 # --- The command line ---
 
+# The worker's arguments follow after `--`.
+separator = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+uvicorn_args = sys.argv[1:separator]
+worker_args = sys.argv[separator + 1 :]
+
 
 @click.command(params=uvicorn.main.params, context_settings=uvicorn.main.context_settings)
 @click.pass_context
@@ -87,7 +91,9 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     start_redis(environ.get("CELERY_RESULT_BACKEND") or "")
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if "pydevd" in sys.modules:
-        hide_resource_tracker()
+        # The editor would debug this process, too, and turn to it when the app reloads.
+        with sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch():
+            multiprocessing.resource_tracker.ensure_running()
     elif sys.platform == "linux" and (options["reload"] or config.workers > 1):
         fork_children()
     with users_errors(options["app"]):
@@ -97,14 +103,6 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 
 def package_of(name: str) -> str:
     return name.partition(":")[0].partition(".")[0]
-
-
-@cache
-def split_args() -> tuple[list[str], list[str]]:
-    """Return uvicorn's arguments, and the worker's, which follow after `--`."""
-    args = [*sys.argv[1:], "--"]
-    separator = args.index("--")
-    return args[:separator], args[separator + 1 : -1]
 
 
 def default_options() -> dict[str, Any]:
@@ -126,7 +124,7 @@ def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
     with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
         obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
-        args = ["-P", "threads", *defaults, *split_args()[1]]
+        args = ["-P", "threads", *defaults, *worker_args]
         return dict(command.make_context("celery worker", args, **settings).params)
 
 
@@ -144,25 +142,22 @@ def fork_children() -> None:
         with suppress(Exception):
             import_module(library)
 
-    def create_process(target: Any, kwargs: Any) -> Any:
-        fork = multiprocessing.get_context("fork")
-        return fork.Process(target=run_forked, args=(target, kwargs))
+    class Process(multiprocessing.context.ForkProcess):
+        """A process with the state of a new one, which runs exit functions at its end."""
+
+        def run(self) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, exit_after_sigterm)
+            multiprocessing.set_start_method(None, force=True)
+            atexit.register(logging.shutdown)
+            try:
+                super().run()
+            finally:
+                # Python does this from 3.13 on: https://github.com/python/cpython/issues/83856
+                atexit._run_exitfuncs()
 
     # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
-
-
-def run_forked(target: Any, kwargs: Any) -> None:
-    """Run uvicorn's `target` with the state of a new process, and exit functions at its end."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, exit_after_sigterm)
-    multiprocessing.set_start_method(None, force=True)
-    atexit.register(logging.shutdown)
-    try:
-        target(**kwargs)
-    finally:
-        # Python does this from 3.13 on: https://github.com/python/cpython/issues/83856
-        atexit._run_exitfuncs()
+    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=Process)  # type: ignore
 
 
 # --- Redis ---
@@ -240,30 +235,19 @@ class Server(uvicorn.Server):
 
     worker: Any = None
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        # Once it is loaded, it can't be sent to another process.
-        self.unloaded_config = copy.copy(config)
-        # APP may change the arguments.
-        split_args()
-
     async def serve(self, sockets: Any = None) -> None:
         # A second server, which APP may start in a thread, has no worker.
         if threading.current_thread() is threading.main_thread():
-            with users_errors(str(self.config.app)):
-                self.config.load()
-                self.worker = find_worker(self.unloaded_config)
+            self.worker = load_worker(self.config)
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
         if not self.worker:
             return await super().startup(sockets)
-        threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
+        prepare_process()
         if find_debugger():
             threading.Thread(target=end_with_debugger, args=(self.worker,), daemon=True).start()
-        with suppress(AttributeError):
-            # What a task prints is seen at once, as by `celery worker`.
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        if os.name == "posix":
             # Otherwise uvicorn's handler would keep terminate() from ending what a task forked.
             reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
             os.register_at_fork(after_in_child=reset)
@@ -281,8 +265,8 @@ class Server(uvicorn.Server):
         """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
         worker, deadline = self.worker, time.monotonic() + 6
         worker.start()
-        while worker.state < State.READY:
-            is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
+        while not worker.is_ready and not worker.is_stopping:
+            is_late = not worker.is_connected and time.monotonic() > deadline
             # Redis may load what it has stored.
             if (is_late and "loading" not in worker.error) or not worker.is_alive():
                 exit_with_error(f"The Celery worker could not start: {worker.error}")
@@ -303,18 +287,29 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         if self.worker:
-            self.worker.state = State.STOPPING
+            self.worker.is_stopping = True
             # After a second Ctrl-C, tasks have no more time.
             self.worker.deadline = 0 if self.force_exit else self.worker.deadline
             release_paused_threads()
 
 
-def find_worker(config: uvicorn.Config) -> Worker:
-    """Return the worker that the command line asks for, with the Celery app that APP has made."""
+def load_worker(config: uvicorn.Config) -> Worker:
+    """Load APP, and return a worker for its Celery app."""
+    # Once it is loaded, a config can't be sent to another process.
+    unloaded_config = copy.copy(config)
     options = parse_worker_args(None)
-    app = find_celery_app(options["app"])
+    with users_errors(str(config.app)):
+        config.load()
+        app = find_celery_app(options["app"])
     is_in_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    return (Worker if is_in_threads else WorkerInProcess)(app, config)
+    return (Worker if is_in_threads else WorkerInProcess)(app, unloaded_config)
+
+
+def prepare_process() -> None:
+    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
+    # What a task prints is seen at once, as by `celery worker`.
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def end_with_parent() -> None:
@@ -365,31 +360,20 @@ def load_tasks(app: Any) -> list[str]:
 
 def routed_queues(app: Any) -> list[str]:
     """Return the queues that the app's tasks and its beat schedule are routed to."""
-    queues = app.amqp.queues
-    routes = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
-    for name, task in app.tasks.items():
+    calls = [(entry["task"], entry.get("options")) for entry in app.conf.beat_schedule.values()]
+    calls += [(task.name, {"queue": getattr(task, "queue", None)}) for task in app.tasks.values()]
+    for name, options in calls:
         # A routing function may need the arguments of a call.
         with suppress(Exception):
-            route = {"queue": getattr(task, "queue", None)}
-            routes.append(app.amqp.router.route(route, name, task_type=task))
-    names = {getattr(route.get("queue"), "name", route.get("queue")) for route in routes}
-    names = {*queues, app.conf.task_default_queue, *names} - {None}
-    return sorted(name for name in names if name in queues or queues.create_missing)
+            # This adds a queue that is missing, unless the app forbids it.
+            app.amqp.router.route(dict(options or {}), name, task_type=app.tasks.get(name))
+    return sorted(app.amqp.queues)
 
 
 # --- The worker and its pool ---
 
 # Whether this thread runs a task, so that `.get()` raises. Celery has one flag for the process.
 in_task = ContextVar("in_task", default=False)
-
-
-class State(enum.IntEnum):
-    """The states of a worker, in their order."""
-
-    CONNECTING = 1
-    STARTING = 2
-    READY = 3
-    STOPPING = 4
 
 
 class Worker(threading.Thread):
@@ -400,7 +384,9 @@ class Worker(threading.Thread):
         self.app = app
         self.config = config
         self.log = WorkerLog(app)
-        self.state = State.CONNECTING
+        self.is_connected = False
+        self.is_ready = False
+        self.is_stopping = False
         self.note_broker_error("no answer")
         self.hostname = ""
         # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
@@ -413,7 +399,7 @@ class Worker(threading.Thread):
             self.run_worker()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
-        if self.state is State.READY:
+        if self.is_ready and not self.is_stopping:
             # No task would run any more. A reloader waits for the next edit.
             global exit_code
             exit_code = 1
@@ -422,14 +408,11 @@ class Worker(threading.Thread):
 
     def reconnect(self, prepare: Any, exc: Exception) -> None:
         """Let Celery connect again, unless a mistake of the user's ends the start."""
-        if self.state < State.READY:
+        if not self.is_ready:
             raise exc
         # kombu may close the connection twice.
         with suppress(AttributeError):
             prepare(exc)
-
-    def advance(self, state: State) -> None:
-        self.state = max(self.state, state)
 
     def connect(self) -> None:
         """Try the broker. The server doesn't wait without end, as Celery would."""
@@ -445,7 +428,7 @@ class Worker(threading.Thread):
             self.note_broker_error(exc)
             raise ConnectionError(self.error) from exc
         self.error = "its log says why."
-        self.advance(State.STARTING)
+        self.is_connected = True
 
     def note_broker_error(self, reason: object, *_: Any) -> None:
         url = self.app.connection_for_read().as_uri().replace(":**@", "")
@@ -499,7 +482,7 @@ class Worker(threading.Thread):
         # RabbitMQ wants a name for each of several workers.
         name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
         defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
-        self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in split_args()[1])
+        self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in worker_args)
         # Otherwise, Celery makes all that the process prints a warning in the log.
         options = parse_worker_args(self.app, *defaults)
         options.update(quiet=True, redirect_stdouts=False)
@@ -512,13 +495,13 @@ class Worker(threading.Thread):
         queues = ", ".join(self.app.amqp.queues.consume_from)
         message = "%d threads for the queues %s"
         getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
-        self.advance(State.READY)
+        self.is_ready = True
 
     def stop(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
         from celery.worker import state
 
-        self.state = State.STOPPING
+        self.is_stopping = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         if state.should_stop is None:
             signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
@@ -614,12 +597,12 @@ class WorkerInProcess(Worker):
         # This raises an EOFError if the process ends.
         with suppress(EOFError):
             pipe.recv()
-            self.advance(State.READY)
+            self.is_ready = True
         self.process.join()
 
     def stop(self, timeout: float) -> None:
         """Ask the process to end, and kill it with all below it after `timeout` seconds."""
-        self.state = State.STOPPING
+        self.is_stopping = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         if self.process and self.process.is_alive():
             below = child_processes(self.process.pid)
@@ -636,15 +619,11 @@ class WorkerInProcess(Worker):
 def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
     """Run Celery's worker in this process, which loads APP as the server does."""
     config.configure_logging()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prepare_process()
+    if os.name == "posix":
         # Ctrl-C is for the server.
         os.setsid()
-    with users_errors(str(config.app)):
-        config.load()
-        worker = find_worker(config)
-    celery_worker = worker.create_worker()
+    celery_worker = load_worker(config).create_worker()
     signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker.start()
     sys.exit(celery_worker.exitcode)
@@ -803,11 +782,10 @@ def loggers_kept() -> Iterator[None]:
 
 def describe_task(message: str, task: dict[str, Any]) -> str:
     """Return the line of a task that has ended, in short and with the code that sent the task."""
-    task_id, runtime = task["id"][:8], round(task.get("runtime") or 0, 3)
+    runtime = round(task.get("runtime") or 0, 3)
     line, _ = senders.pop(task["id"], ("", []))
-    source = f" from {line}" if line else ""
-    message %= {**task, "id": task_id, "runtime": runtime}
-    return message.replace(f"[{task_id}]", f"[{task_id}]{source}", 1)
+    message %= {**task, "id": task["id"][:8], "runtime": runtime}
+    return message.replace("]", f"] from {line}", 1) if line else message
 
 
 # --- The debugger ---
@@ -818,15 +796,6 @@ def find_debugger() -> Any:
     pydevd: Any = sys.modules.get("pydevd")
     debugger = pydevd and pydevd.get_global_debugger()
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
-
-
-def hide_resource_tracker() -> None:
-    """Start the resource tracker of multiprocessing unseen by the debugger.
-
-    The editor would debug it as a process of its own, which gets the focus when the app reloads.
-    """
-    with sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch():
-        multiprocessing.resource_tracker.ensure_running()
 
 
 def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
@@ -903,7 +872,7 @@ def end_with_debugger(worker: Worker) -> None:
     Restart is back sooner. A session that attached has no `onTerminate`, and leaves the app on.
     """
     parent, looks = multiprocessing.parent_process(), 99
-    while parent and looks != 10 and worker.state is not State.STOPPING:
+    while parent and looks != 10 and not worker.is_stopping:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
@@ -917,4 +886,4 @@ if __name__ in ("__main__", "__mp_main__"):
     for module in (sys.modules["uvicorn.main"], uvicorn.supervisors.multiprocess):
         module.Server = Server  # type: ignore[attr-defined]
 if __name__ == "__main__":
-    main(args=split_args()[0], default_map=default_options())
+    main(args=uvicorn_args, default_map=default_options())
