@@ -256,7 +256,7 @@ class Server(uvicorn.Server):
             if not self.should_exit:
                 with loggers_kept():
                     await super().startup(sockets)
-                self.worker.log.open()
+                self.worker.log.lower_root_level()
         finally:
             if not self.started:
                 self.worker.stop(0)
@@ -482,7 +482,6 @@ class Worker(threading.Thread):
         # RabbitMQ wants a name for each of several workers.
         name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
         defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
-        self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in worker_args)
         # Otherwise, Celery makes all that the process prints a warning in the log.
         options = parse_worker_args(self.app, *defaults)
         options.update(quiet=True, redirect_stdouts=False)
@@ -682,26 +681,17 @@ API_THREADS = ("MainThread", "AnyIO", "asyncio")
 LAST_RESORT: Any = logging.lastResort
 
 
-class WorkerLog(logging.Handler):
-    """Writes the worker's records by uvicorn's handlers, if the project has none of its own.
+class WorkerLog:
+    """Writes the worker's records by uvicorn's handlers, if no handler of the project does.
 
-    It stays off the root logger if it can, so that `logging.basicConfig()` works at any time.
+    It is none itself, so that `logging.basicConfig()` works at any time.
     """
 
     def __init__(self, app: Any) -> None:
-        super().__init__()
         self.app = app
         self.celerys_set_up = app.log.setup
         app.log.setup = self.set_up
-        self.loglevel = 0
-        self.is_level_typed = False
-        # Whether the worker has this process for itself.
-        self.is_alone = multiprocessing.current_process().name == "worker"
-        # These have a handler that writes nothing, and so no last resort.
-        loggers = [getLogger("celery"), getLogger("kombu")]
-        self.loggers = [it for it in loggers if not any(map(is_seen, it.handlers))]
-        for logger in self.loggers:
-            logger.addHandler(self)
+        self.level = 0
 
     def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
         """Set up the worker's log as Celery does, but leave that of the API as it is."""
@@ -711,62 +701,71 @@ class WorkerLog(logging.Handler):
         has_format = any(conf[name] != DEFAULTS[name] for name in formats)
         if logfile or has_format or any(hook.receivers for hook in hooks):
             # The project has given this log a form of its own.
-            self.leave_loggers()
             conf.worker_hijack_root_logger = bool(logfile)
             with loggers_kept():
                 return self.celerys_set_up(loglevel, logfile, *args, **options)
-        # Processes of a pool call this again, without a level.
-        self.loglevel = self.loglevel or loglevel
-        logging.lastResort = self
+        # Processes of a pool call this again.
+        if self.level:
+            return []
+        self.level = loglevel
         celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
-        celerys.setLevel(celerys.level or self.loglevel)
-        if self.loglevel > logging.DEBUG:
-            arrivals.setLevel(max(self.loglevel, logging.WARNING))
-        self.open()
+        celerys.setLevel(celerys.level or loglevel)
+        if loglevel > logging.DEBUG:
+            arrivals.setLevel(max(loglevel, logging.WARNING))
+        self.lower_root_level()
+        call_handlers = logging.Logger.callHandlers
+
+        def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
+            call_handlers(logger, record)
+            if not is_written(logger):
+                write(record)
+
+        logging.Logger.callHandlers = call_handlers_and_write  # type: ignore[method-assign]
+        logging.lastResort = logging.NullHandler()
         return []
 
-    def leave_loggers(self) -> None:
-        for logger in self.loggers:
-            logger.removeHandler(self)
-
-    def open(self) -> None:
-        """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
+    def lower_root_level(self) -> None:
+        """Let tasks log from the worker's level on, also after the set-up in APP's lifespan."""
         root = getLogger()
-        if self.loglevel and (self.is_level_typed or not root.handlers):
-            root.setLevel(min(root.level, self.loglevel))
-        if self.loglevel and root.handlers and not any(map(is_seen, root.handlers)):
-            # With a file at the root logger, nothing is left to the last resort.
-            self.leave_loggers()
-            root.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        is_workers = self.is_alone or in_task.get()
-        is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
-        is_written = any(map(is_seen, getLogger().handlers))
-        if is_written or (is_apis and record.levelno < logging.WARNING):
-            return
-        # Not by makeLogRecord(), which asks the project's factory of records.
-        record = copy.copy(record)
-        try:
-            # kombu masks a password also where there is none.
-            message = record.getMessage().replace("://:**@", "://")
-            if record.name == "celery.app.trace" and hasattr(record, "data"):
-                message = describe_task(str(record.msg), record.data)
-            if record.exc_info and record.exc_info[1]:
-                exc = record.exc_info[1]
-                record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
-                record.exc_text = None
-            record.msg, record.args = message if is_apis else f"worker - {message}", None
-            for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
-                if record.levelno >= handler.level:
-                    handler.handle(record)
-        except Exception:
-            self.handleError(record)
+        is_typed = any(arg.startswith(("-l", "--log")) for arg in worker_args)
+        if self.level and (is_typed or not root.handlers):
+            root.setLevel(min(root.level, self.level))
 
 
-def is_seen(handler: logging.Handler) -> bool:
-    """Return whether this is a handler of the project that may write to the terminal."""
-    return not isinstance(handler, (WorkerLog, logging.NullHandler, logging.FileHandler))
+def is_written(logger: logging.Logger | None) -> bool:
+    """Return whether the project keeps the logger's records, or may write them to the terminal."""
+    while logger:
+        is_kept = logger.handlers and not logger.propagate
+        unseen = (logging.NullHandler, logging.FileHandler)
+        if is_kept or not all(isinstance(handler, unseen) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
+def write(record: logging.LogRecord) -> None:
+    is_workers = in_task.get() or multiprocessing.current_process().name == "worker"
+    is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
+    if is_apis and record.levelno < logging.WARNING:
+        return
+    # Not by makeLogRecord(), which asks the project's factory of records.
+    record = copy.copy(record)
+    if record.exc_info and record.exc_info[1]:
+        exc = record.exc_info[1]
+        record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
+        record.exc_text = None
+    # The handlers report what can't be formatted.
+    with suppress(Exception):
+        message = record.getMessage()
+        if record.name == "celery.app.trace" and hasattr(record, "data"):
+            message = describe_task(str(record.msg), record.data)
+        # kombu masks a password also where there is none.
+        message = message.replace("://:**@", "://")
+        record.msg = message if is_apis else f"worker - {message}"
+        record.args = None
+    for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
+        if record.levelno >= handler.level:
+            handler.handle(record)
 
 
 @contextmanager
