@@ -50,7 +50,7 @@ try:
     from celery.app.defaults import DEFAULTS
     from celery.concurrency.base import BasePool
     from celery.exceptions import WorkerLostError
-    from celery.local import Proxy
+    from celery.local import Proxy, maybe_evaluate
 except KeyboardInterrupt:
     sys.exit(1)
 except ModuleNotFoundError as exc:
@@ -283,7 +283,8 @@ class Server(uvicorn.Server):
         worker.start()
         while worker.state < State.READY:
             is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
-            if is_late or not worker.is_alive():
+            # Redis may load what it has stored.
+            if (is_late and "loading" not in worker.error) or not worker.is_alive():
                 exit_with_error(f"The Celery worker could not start: {worker.error}")
             await asyncio.sleep(0.005)
 
@@ -336,8 +337,10 @@ def find_celery_app(name: str | None) -> Any:
     found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
     brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
     if len(brokers) != 1:
-        number = f"{len(found)} Celery apps with a broker each" if found else "no Celery app"
-        exit_with_error(f"APP has {number}. Name the one with your tasks: -- -A module:attribute")
+        apps_found = "no Celery app with tasks"
+        if found:
+            apps_found = f"{len(found)} Celery apps with a broker each"
+        exit_with_error(f"APP has {apps_found}. Name the Celery app: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
     # Each app has the tasks of all. The first takes the queues of the others, too.
     for other in found[1:]:
@@ -350,7 +353,13 @@ def load_tasks(app: Any) -> list[str]:
     """Return the names of the app's own tasks."""
     # This imports what `include`, `imports` and `autodiscover_tasks` name, once.
     app.loader.init_worker()
-    app.finalize()
+    # APP may share a stub with the name of a task: the app's own tasks come first.
+    for task in list(app._pending):
+        maybe_evaluate(task)
+    with warnings.catch_warnings():
+        # Celery 5.7 warns of the stub.
+        warnings.simplefilter("ignore")
+        app.finalize()
     return [name for name in app.tasks if not name.startswith("celery.")]
 
 
@@ -392,7 +401,7 @@ class Worker(threading.Thread):
         self.config = config
         self.log = WorkerLog(app)
         self.state = State.CONNECTING
-        self.error = self.broker_error("no answer")
+        self.note_broker_error("no answer")
         self.hostname = ""
         # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
         self.timeout = getattr(config, "timeout_graceful_shutdown", None) or 5
@@ -411,11 +420,19 @@ class Worker(threading.Thread):
             log.error("The Celery worker ended, and so does its process: %s", self.error)
             signal.raise_signal(signal.SIGINT)
 
-    def advance(self, state: State, **_: Any) -> None:
+    def reconnect(self, prepare: Any, exc: Exception) -> None:
+        """Let Celery connect again, unless a mistake of the user's ends the start."""
+        if self.state < State.READY:
+            raise exc
+        # kombu may close the connection twice.
+        with suppress(AttributeError):
+            prepare(exc)
+
+    def advance(self, state: State) -> None:
         self.state = max(self.state, state)
 
     def connect(self) -> None:
-        """Try the broker for five seconds, where Celery would try without end."""
+        """Try the broker. The server doesn't wait without end, as Celery would."""
         conf = self.app.conf
         try:
             with self.app.connection_for_read() as broker:
@@ -423,16 +440,17 @@ class Worker(threading.Thread):
                     # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
                     options = {"polling_interval": 0.1, **conf.broker_transport_options}
                     conf.broker_transport_options = options
-                broker.ensure_connection(None, 4, interval_start=1, interval_step=0, timeout=5)
+                broker.ensure_connection(self.note_broker_error, interval_start=1, interval_step=0)
         except Exception as exc:
-            raise ConnectionError(self.broker_error(exc)) from exc
+            self.note_broker_error(exc)
+            raise ConnectionError(self.error) from exc
         self.error = "its log says why."
         self.advance(State.STARTING)
 
-    def broker_error(self, reason: object) -> str:
+    def note_broker_error(self, reason: object, *_: Any) -> None:
         url = self.app.connection_for_read().as_uri().replace(":**@", "")
         how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL or REDIS_URL."
-        return f"no connection to {url}: {reason}. {how}"
+        self.error = f"no connection to {url}: {str(reason).rstrip('.')}. {how}"
 
     def run_worker(self) -> None:
         """Run Celery's worker, with what is made for a process of its own replaced."""
@@ -458,6 +476,11 @@ class Worker(threading.Thread):
             asyncio.set_event_loop(asyncio.new_event_loop())
         celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
         celery_worker.pool.worker = self
+        consumer = celery_worker.consumer
+        # A message that is none, or what else kombu raises, is a lost connection. It would end it.
+        consumer.connection_errors = (Exception,)
+        reconnect = partial(self.reconnect, consumer.on_connection_error_after_connected)
+        consumer.on_connection_error_after_connected = reconnect
         self.hostname = celery_worker.hostname
         celery_worker.start()
         # The file of --statedb can be closed by this thread alone, from Python 3.13 on.
@@ -468,12 +491,14 @@ class Worker(threading.Thread):
     def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
         """Return Celery's worker with the options of the command line."""
         self.app.set_default()
-        signals.worker_ready.connect(partial(self.advance, State.READY), weak=False)
+        signals.worker_ready.connect(self.set_ready)
         # Root is the usual user of a container.
         warnings.simplefilter("ignore", platforms.SecurityWarning)
         queues = ",".join(routed_queues(self.app))
         level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
-        defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level]
+        # RabbitMQ wants a name for each of several workers.
+        name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
+        defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
         self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in split_args()[1])
         # Otherwise, Celery makes all that the process prints a warning in the log.
         options = parse_worker_args(self.app, *defaults)
@@ -482,6 +507,12 @@ class Worker(threading.Thread):
         options["pool"] = options["pool_cls"] = pool or options["pool"]
         del options["app"]
         return self.app.Worker(**options)
+
+    def set_ready(self, sender: Any, **_: Any) -> None:
+        queues = ", ".join(self.app.amqp.queues.consume_from)
+        message = "%d threads for the queues %s"
+        getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
+        self.advance(State.READY)
 
     def stop(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
@@ -521,7 +552,7 @@ def kill_all(processes: Any) -> None:
             process.kill()
 
 
-class TaskPool(BasePool):  # type: ignore[misc]
+class TaskPool(BasePool):
     """A pool of daemon threads. Python waits for those of Celery's own pool, without a bound."""
 
     body_can_be_buffer = True
@@ -622,6 +653,7 @@ def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
 # --- The user's code, as the log and the debugger show it ---
 
 FOLDER = os.path.join(os.getcwd(), "")
+STDLIB = os.path.dirname(os.__file__)
 users_package = ""
 # What sent a task, by its id, until its end is logged: the line, and in the debugger the frames.
 senders: dict[str, tuple[str, list[Any]]] = {}
@@ -629,7 +661,9 @@ senders: dict[str, tuple[str, list[Any]]] = {}
 
 def is_users(frame: types.FrameType) -> bool:
     file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
-    is_library = file.startswith(("<", os.path.dirname(os.__file__))) or "-packages" in file
+    # An editor brings its own debugpy, outside of site-packages.
+    folders = ("-packages", f"{os.sep}debugpy{os.sep}")
+    is_library = file.startswith(("<", STDLIB)) or any(folder in file for folder in folders)
     # APP's package may be installed where libraries are.
     is_apps = package_of(module) == users_package
     return (is_apps or not is_library) and frame.f_globals is not globals()
@@ -738,7 +772,7 @@ class WorkerLog(logging.Handler):
             # kombu masks a password also where there is none.
             message = record.getMessage().replace("://:**@", "://")
             if record.name == "celery.app.trace" and hasattr(record, "data"):
-                message = add_sender(message, record.data["id"])
+                message = describe_task(str(record.msg), record.data)
             if record.exc_info and record.exc_info[1]:
                 exc = record.exc_info[1]
                 record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
@@ -767,11 +801,13 @@ def loggers_kept() -> Iterator[None]:
         logger.disabled = False
 
 
-def add_sender(message: str, task_id: str) -> str:
-    """Shorten the id in the line of a task that has ended, and add where the task was sent."""
-    line, _ = senders.pop(task_id, ("", []))
+def describe_task(message: str, task: dict[str, Any]) -> str:
+    """Return the line of a task that has ended, in short and with the code that sent the task."""
+    task_id, runtime = task["id"][:8], round(task.get("runtime") or 0, 3)
+    line, _ = senders.pop(task["id"], ("", []))
     source = f" from {line}" if line else ""
-    return message.replace(f"[{task_id}]", f"[{task_id[:8]}]{source}", 1)
+    message %= {**task, "id": task_id, "runtime": runtime}
+    return message.replace(f"[{task_id}]", f"[{task_id}]{source}", 1)
 
 
 # --- The debugger ---
@@ -805,8 +841,9 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
         try:
             return target(*args, **kwargs)
         finally:
-            # A step at the end of the task runs on, and doesn't stop in the sender's frame.
+            # A step at the task's end runs on. It stops neither in the sender nor in the next task.
             debugger.disable_tracing()
+            threading.current_thread().additional_info.pydev_step_cmd = -1  # type: ignore
 
     def call_once(scope: Any, call: Any) -> Any:
         del scope["__call__"]

@@ -1,8 +1,9 @@
-"""run.py and its peers as real processes, as a user starts them."""
+"""run.py and other commands as real processes, as a user starts them."""
 
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -12,12 +13,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import psutil
+from celery import Celery
 
 ROOT = Path(__file__).parents[2]
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}  # uvicorn's, as arguments
+
+# The ways in which uvicorn serves, and their arguments.
+MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}
 
 
 def put_in(project: Path, name: str) -> Path:
@@ -27,34 +32,51 @@ def put_in(project: Path, name: str) -> Path:
     return project
 
 
+def add_to(file: Path, code: str) -> None:
+    """Add code to the end of a file."""
+    file.write_text(file.read_text() + code)
+
+
 class Command:
     """A Python command line that runs in a folder.
 
     Attributes:
-        port: of the API, in UVICORN_PORT; free at first.
-        redis_port: of REDIS_URL; free at first.
-        process: the outermost one.
+        port: The port of the API, in UVICORN_PORT. It is free at first.
+        redis_port: The port of REDIS_URL. It is free at first.
+        process: The outermost process.
     """
 
     def __init__(self, args: tuple[str, ...], cwd: Path, env: dict[str, str | None]) -> None:
         self.args = args
-        self.port, self.redis_port = free_port(), free_port()
-        ours = {"UVICORN_PORT": str(self.port), "REDIS_URL": f"redis://localhost:{self.redis_port}/0"}
-        ours["PYTHONDONTWRITEBYTECODE"] = "1"  # or Python's cache takes two edits within a second for one
-        # Given as None, a variable is not set.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("UVICORN_", "CELERY_", "REDIS_"))}
+        self.port = free_port()
+        self.redis_port = free_port()
+        self.redis_url = f"redis://localhost:{self.redis_port}/0"
+        own_names = ("UVICORN_", "CELERY_", "REDIS_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(own_names)}
+        variables: dict[str, str | None] = {
+            "UVICORN_PORT": str(self.port),
+            "REDIS_URL": self.redis_url,
+            # Python's cache would take two edits within a second for one.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **env,
+        }
+        # A variable whose value is None is not set.
+        given = {k: v for k, v in variables.items() if v is not None}
+        kept = {k: v for k, v in inherited.items() if k not in variables}
         self.output = cwd / f"output-{self.port}.log"
         with self.output.open("wb") as output:
             self.process = psutil.Popen(
                 [sys.executable, *args],
                 cwd=cwd,
-                env={k: v for k, v in {**inherited, **ours, **env}.items() if v is not None},
+                env={**kept, **given},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # as a shell does: Ctrl-C reaches the command's whole process group
+                # As in a shell, Ctrl-C reaches the command's whole process group.
+                start_new_session=True,
             )
-        self.seen = {self.process: True}  # in the order of `tree`
+        # In the order of `tree`.
+        self.seen = {self.process: True}
 
     @property
     def log(self) -> str:
@@ -62,21 +84,42 @@ class Command:
 
     def wait_for_log(self, text: str, count: int = 1) -> None:
         """Return once the output has `text` at least `count` times."""
-        wait_for(lambda: self.log.count(text) >= count or self.ended(), lambda: f"no {text!r} in:\n{self.log}")
+        wait_for(
+            lambda: self.log.count(text) >= count or self.ended(),
+            lambda: f"no {text!r} in:\n{self.log}",
+        )
         assert self.log.count(text) >= count, self.log
 
+    def wait_for_line(self, pattern: str) -> str:
+        """Return a line of the output that matches the regular expression, once there is one."""
+        lines = re.compile(f"^.*{pattern}.*$", re.M)
+        wait_for(
+            lambda: lines.search(self.log) or self.ended(),
+            lambda: f"no line matches {pattern!r} in:\n{self.log}",
+        )
+        line = lines.search(self.log)
+        assert line, self.log
+        return line[0]
+
     def get(self, path: str = "/", **params: Any) -> Any:
-        """Return the JSON at `path`, waiting for the server to listen first."""
+        """Return the JSON at `path`. Wait for the server to listen first."""
         wait_for(lambda: listens(self.port) or self.ended(), lambda: self.log)
         response = httpx.get(f"http://127.0.0.1:{self.port}{path}", params=params, timeout=30)
         assert response.status_code == 200, self.log
         return response.json()
 
+    def inspect(self, what: str) -> Any:
+        """Return the answer of the only worker to `celery inspect WHAT`, once it is ready."""
+        self.wait_for_log(" ready.")
+        with Celery(broker=self.redis_url, set_as_current=False) as client:
+            [answer] = getattr(client.control.inspect(timeout=10, limit=1), what)().values()
+        return answer
+
     def ended(self) -> bool:
         return self.process.poll() is not None
 
     def wait(self) -> int:
-        """Return the exit code; negative for a signal, as subprocess has it."""
+        """Return the exit code. As in subprocess, that of a signal is negative."""
         wait_for(self.ended, lambda: self.log)
         return int(self.process.wait())
 
@@ -87,7 +130,9 @@ class Command:
 
     def tree(self) -> list[psutil.Process]:
         """Return the outermost process and all below it, each after its parent."""
-        tree = [self.process, *self.process.children(recursive=True)] if is_alive(self.process) else []
+        tree = []
+        if is_alive(self.process):
+            tree = [self.process, *self.process.children(recursive=True)]
         self.seen.update(dict.fromkeys(tree, True))
         return tree
 
@@ -96,13 +141,16 @@ class Command:
         return [process for process in self.seen if is_alive(process)]
 
     def wait_until_nothing_is_left(self, why: Callable[[], str] | None = None) -> None:
-        """Return once no process runs and no port is taken, which a killed process's last thread holds for a moment."""
+        """Return once no process runs and no port is in use.
+
+        The last thread of a killed process, and Redis, hold their ports for a moment.
+        """
         why = why or (lambda: f"{self.leftovers()}\n{self.log}")
         wait_for(lambda: not self.leftovers(), why, timeout=5)
         wait_for(lambda: not listens(self.port) and not listens(self.redis_port), why, timeout=5)
 
     def end(self) -> None:
-        """Kill what runs, parents first: what guards Redis ends it once its standard input does."""
+        """Kill all processes, parents first. The Redis that run.py started ends with them."""
         self.tree()
         for process in self.leftovers():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -111,21 +159,44 @@ class Command:
 
 
 class RedisServer:
-    """A redis-server that may be killed and started again at its port, and keeps nothing unless an option says so."""
+    """A redis-server that may be killed and started again at its port.
+
+    It keeps nothing, unless an option says so.
+    """
 
     def __init__(self, folder: Path, *options: str, port_option: str = "--port") -> None:
-        self.port, self.folder = free_port(), folder
+        self.port = free_port()
+        self.folder = folder
         self.command = ["redis-server", "--save", "", *options, port_option, str(self.port)]
         self.url = f"redis://localhost:{self.port}/0"
         self.start()
 
     def start(self, *options: str) -> None:
-        self.process = subprocess.Popen([*self.command, *options], cwd=self.folder, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*self.command, *options], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
         wait_for(lambda: listens(self.port))
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port
+    return port
+
+
+def listening_addresses(*ports: int) -> list[str]:
+    """Return the addresses of this machine at which something listens on one of these ports."""
+    connections = psutil.net_connections("tcp")
+    listening = [c for c in connections if c.status == psutil.CONN_LISTEN]
+    return [c.laddr.ip for c in listening if c.laddr.port in ports]
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith(("127.", "::1", "::ffff:127."))
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -135,7 +206,9 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], object], why: Callable[[], str] = str, timeout: float = 30) -> None:
+def wait_for(
+    condition: Callable[[], object], why: Callable[[], str] = str, timeout: float = 30
+) -> None:
     """Return once `condition` holds, or fail after `timeout` seconds with what `why` returns."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -147,23 +220,27 @@ claims: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Return a port that no other test has, and below those that the system gives to outgoing connections.
+    """Return a port that no other test has.
 
-    What claims it is UDP's port of that number, which nothing else uses: other processes run tests, too.
+    It is below those that the system gives to outgoing connections. UDP's port of that number,
+    which nothing else uses, claims it in all processes that run tests.
     """
     while True:
-        port, claim = random.randrange(10_000, 32_000), socket.socket(type=socket.SOCK_DGRAM)
+        port = random.randrange(10_000, 32_000)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
         with contextlib.suppress(OSError):
             claim.bind(("127.0.0.1", port))
             if not listens(port):
                 break
         claim.close()
     claims.append(claim)
-    if len(claims) > 50:  # those of earlier tests
+    # Those of earlier tests are no longer needed.
+    if len(claims) > 50:
         claims.pop(0).close()
     return port
 
 
 def listens(port: int) -> bool:
+    """Return whether something accepts connections at this port of 127.0.0.1."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -18,13 +18,13 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def probe(project: Path) -> Path:
-    """The same with an app that tells about the process it runs in (tests/run/projects/probe)."""
+    """The same with an app that returns facts about its process (tests/run/projects/probe)."""
     return put_in(project, "probe")
 
 
 @pytest.fixture
 def faults(project: Path) -> Path:
-    """The same with tasks that end badly and responses that never end (tests/run/projects/faults)."""
+    """The same with tasks that end badly and endless responses (tests/run/projects/faults)."""
     return put_in(project, "faults")
 
 
@@ -42,7 +42,8 @@ def redis_server(tmp_path: Path) -> Iterator[str]:
 def start(project: Path) -> Iterator[Callable[..., Command]]:
     """Start a command in the project's folder, with a free port to serve and no Redis running.
 
-    `start("run.py", "main:app", …)` is `python run.py main:app …`, and so for other arguments after `-m`.
+    `start("run.py", "main:app", …)` is `python run.py main:app …`, and `start("-m", "uvicorn", …)`
+    is `python -m uvicorn …`.
     """
     commands: list[Command] = []
 

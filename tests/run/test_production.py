@@ -1,4 +1,4 @@
-"""The README's chapter Production, typed as it stands: the app without run.py, and processes that are killed."""
+"""The commands in the README's chapter Production serve the app without run.py, and lose no job."""
 
 import os
 import re
@@ -15,20 +15,25 @@ import psutil
 import pytest
 import redis
 from celery import Celery
-from command import ROOT, free_port, listens, wait_for
+from command import ROOT, free_port, listens, port_of, wait_for
 from test_brokers import rabbitmq
 
 pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
-API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[1].splitlines()
-PROCESSES = 4  # of each worker
-SCRIPTS = f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
+API, ONE, TWO, PING = re.search(r"^## Production\n.*?```sh\n(.*?)```", README, re.M | re.S)[
+    1
+].splitlines()
+# How many each worker has.
+PROCESSES = 4
+SCRIPTS = (
+    f"{Path(sys.executable).parent}{os.pathsep}{sysconfig.get_path('scripts', f'{os.name}_user')}"
+)
 
 
 @pytest.fixture
 def type_line(project, start):
-    """Start a line of the README, with another URL of Redis and a free port to serve, where there is no run.py."""
+    """Start a line of the README with another Redis and a free port, where there is no run.py."""
     (project / "run.py").unlink()
 
     def type_line(line, redis_url, **env):
@@ -99,18 +104,21 @@ def test_health_check_finds_both_workers(workers, type_line, redis_server):
 
 
 def test_500_jobs_are_done_though_a_worker_is_killed(change, serve, workers, redis_server):
-    # An hour, and a look every 100 s, is long for a test.
-    change(
-        '{"socket_timeout"',
-        '{"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1, "socket_timeout"',
+    # By default, it takes an hour, and Celery looks every 100 s.
+    seconds = (
+        '"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1'
     )
+    change('{"socket_timeout"', f'{{{seconds}, "socket_timeout"')
     api, store = serve(redis_server), redis.Redis.from_url(redis_server)
     jobs = [start_job(api, 30_000, seed) for seed in range(500)]
     victim, other = workers(redis_server)
     wait_for(lambda: store.llen("celery") < 250, timeout=60)
 
     def all_processes_work():
-        """Suspend the victim, and see that it isn't about to take a message: Redis would have forgotten that one."""
+        """Suspend the victim, and check that it isn't about to take a message.
+
+        Redis would have forgotten that message.
+        """
         victim.process.suspend()
         if store.hlen("unacked") == 2 * PROCESSES:
             return True
@@ -118,7 +126,11 @@ def test_500_jobs_are_done_though_a_worker_is_killed(change, serve, workers, red
 
     wait_for(all_processes_work)
     victim.end()
-    wait_for(lambda: not store.llen("celery") and not store.hlen("unacked"), lambda: other.log, timeout=60)
+    wait_for(
+        lambda: not store.llen("celery") and not store.hlen("unacked"),
+        lambda: other.log,
+        timeout=60,
+    )
     assert Counter(api.get(job).json()["state"] for job in jobs) == {"SUCCESS": 500}
     taken = Counter(re.findall(r"Task jobs.estimate_pi\[(.*?)\] received", victim.log + other.log))
     assert len(taken) == 500
@@ -137,7 +149,9 @@ def test_a_job_that_loses_its_process_is_tried_again(serve, type_line, redis_ser
     assert "WorkerLostError" in worker.log
 
 
-def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(serve, workers, redis_server, tmp_path):
+def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(
+    serve, workers, redis_server, tmp_path
+):
     if not shutil.which("rabbitmq-server"):
         pytest.skip("there is no rabbitmq-server on PATH")
     with rabbitmq(tmp_path) as broker:
@@ -154,8 +168,10 @@ def test_rabbitmq_hands_the_job_of_a_killed_worker_over_at_once(serve, workers, 
 
 @pytest.fixture
 def sentinel(redis_server, tmp_path):
-    """The URL of a Redis Sentinel that watches `redis_server`, with another Redis to take its place."""
-    master, replica, port = int(redis_server.split(":")[2].split("/")[0]), free_port(), free_port()
+    """The URL of a Redis Sentinel that has another Redis take the place of `redis_server`."""
+    master = port_of(redis_server)
+    replica = free_port()
+    port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(
         f"port {port}\nsentinel monitor mymaster 127.0.0.1 {master} 1\n"
@@ -163,9 +179,17 @@ def sentinel(redis_server, tmp_path):
     )
     quiet = {"cwd": tmp_path, "stdout": subprocess.DEVNULL}
     follow = ["--port", str(replica), "--save", "", "--replicaof", f"127.0.0.1 {master}"]
-    with subprocess.Popen(["redis-server", *follow, "--repl-diskless-sync-delay", "0"], **quiet) as follower:
+    with subprocess.Popen(
+        ["redis-server", *follow, "--repl-diskless-sync-delay", "0"], **quiet
+    ) as follower:
         wait_for(
-            lambda: redis.Redis.from_url(redis_server).info("replication").get("slave0", {}).get("state") == "online"
+            lambda: (
+                redis.Redis.from_url(redis_server)
+                .info("replication")
+                .get("slave0", {})
+                .get("state")
+                == "online"
+            )
         )
         with subprocess.Popen(["redis-server", config, "--sentinel"], **quiet) as watcher:
             wait_for(lambda: listens(port))

@@ -11,7 +11,9 @@ README = (ROOT / "README.md").read_text()
 def test_ci_runs_the_test_command_of_the_readme():
     commands = re.findall(r"^python3 -m venv .*$", README, re.M)
     assert [command for command in commands if "pytest" in command] == [
-        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m venv .venv &&")
+        line
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line.startswith("python3 -m venv .venv &&")
     ]
 
 
@@ -28,6 +30,8 @@ def test_requirements_are_pinned():
     assert [line for line in lines if line and not line.startswith("#") and "==" not in line] == []
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)|<img[^>]* src=\"((?!http)[^\"]+)\"", README))
+@pytest.mark.parametrize(
+    "path", re.findall(r"\]\(((?!http)[^)#]+)\)|<img[^>]* src=\"((?!http)[^\"]+)\"", README)
+)
 def test_links_to_files_lead_somewhere(path):
     assert (ROOT / "".join(path)).exists()

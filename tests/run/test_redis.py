@@ -1,4 +1,7 @@
-"""run.py starts a Redis where the broker's address is a free port of this machine, and else says what is wrong."""
+"""run.py starts a Redis if the broker's address is a free port of this machine.
+
+If it can't use the broker, it reports why.
+"""
 
 import contextlib
 import re
@@ -9,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import redis
-from command import free_port, listens
+from command import free_port, is_loopback, listening_addresses, listens, port_of
 from uvicorn.main import STARTUP_FAILURE
 
 NO_REDIS_ON_PATH = {"PATH": ""}
@@ -22,7 +25,7 @@ def project(probe):
 
 @pytest.fixture
 def environment(request, tmp_path):
-    """PATH with one Redis server alone, or with none."""
+    """Set PATH to a folder with one Redis server, or to none."""
     if request.param is None:
         return NO_REDIS_ON_PATH
     program = shutil.which("redis-server") or pytest.skip("there is no redis-server on PATH")
@@ -34,18 +37,20 @@ def environment(request, tmp_path):
 
 each_server = pytest.mark.parametrize(
     ("environment", "name"),
-    [("redis-server", "redis-server"), ("valkey-server", "valkey-server"), (None, "fakeredis")],
+    [("redis-server", "redis-server"), ("valkey-server", "valkey-server"), (None, "valkey-server")],
     indirect=["environment"],
 )
 
 
 @each_server
-def test_redis_is_started_on_the_very_address_and_ends_with_run_py(start, project, environment, name):
+def test_redis_is_started_at_the_address_and_ends_with_run_py(start, project, environment, name):
     server = start("run.py", "main:app", "--reload", **environment)
     assert server.get() == {"2+2": 4}
-    assert f"Starting {name} at 127.0.0.1:{server.redis_port}, as nothing listens there" in server.log
-    listeners = [c.laddr.ip for p in server.tree() for c in p.net_connections() if c.laddr.port == server.redis_port]
-    assert {ip for ip in listeners if not ip.startswith(("127.", "::1", "::ffff:127."))} == set()
+    message = f"Starting {name}, as nothing listens on port {server.redis_port}"
+    assert server.log.startswith(f"INFO:     {message}\n")
+    addresses = listening_addresses(server.redis_port)
+    assert addresses
+    assert all(map(is_loopback, addresses))
     server.process.kill()
     server.wait_until_nothing_is_left()
     sources = {"main.py", "tasks.py", "__pycache__", "run.py"}
@@ -62,8 +67,8 @@ def test_queued_tasks_survive_a_reload(start, probe, environment, name):
     assert server.log.count("Application startup complete.") == 2
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ":secret@localhost", "user:secret@127.0.0.1", "[::1]"])
-def test_any_address_of_this_machine(start, host):
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ":s%65cret@localhost", "[::1]"])
+def test_redis_is_started_at_any_address_of_this_machine(start, host):
     if host == "[::1]" and not has_ipv6_loopback():
         pytest.skip("this machine has no ::1")
     url = f"redis://{host}:{free_port()}/3"
@@ -71,9 +76,9 @@ def test_any_address_of_this_machine(start, host):
     assert server.get() == {"2+2": 4}
     assert redis.Redis.from_url(url).ping()
     assert "secret" not in server.log
-    if "secret" in host and "Starting fakeredis" not in server.log:  # which takes any password
+    if "@" in host:
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis.from_url(url.replace("secret", "wrong")).ping()
+            redis.Redis.from_url(url.replace("s%65cret", "wrong")).ping()
 
 
 def has_ipv6_loopback():
@@ -85,7 +90,7 @@ def has_ipv6_loopback():
 def test_redis_that_runs_is_used(start, redis_server):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
     assert server.get() == {"2+2": 4}
-    assert "Starting redis" not in server.log
+    assert "Starting" not in server.log
     assert redis.Redis.from_url(redis_server).dbsize()
 
 
@@ -108,34 +113,43 @@ def test_localhost_6379_is_the_default(start, project):
         pytest.skip("something listens on port 6379 of this machine")
     server = start("run.py", "main:app", REDIS_URL=None)
     assert server.get() == {"2+2": 4}
-    assert "at 127.0.0.1:6379" in server.log
+    assert "as nothing listens on port 6379" in server.log
 
 
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("redis://redis.invalid:6379/0", "Name or service not known|nodename nor servname|no answer|resolution"),
+        (
+            "redis://redis.invalid:6379/0",
+            "Name or service not known|nodename nor servname|no answer|resolution",
+        ),
         ("redis://localhost:{silent}/0", "no answer"),
         ("redis://localhost:{http}/0", "Protocol Error|no answer|Connection closed"),
         ("redis://:wrong@localhost:{redis}/0", "invalid username-password pair"),
     ],
-    ids=["another machine that does not answer", "a silent server", "an HTTP server", "a wrong password"],
+    ids=[
+        "another machine that does not answer",
+        "a silent server",
+        "an HTTP server",
+        "a wrong password",
+    ],
 )
-def test_broker_that_cannot_be_used_is_told_in_one_line(start, ports, url, problem):
+def test_broker_that_cannot_be_used_is_reported_in_one_line(start, ports, url, problem):
     server = start("run.py", "main:app", REDIS_URL=url.format(**ports))
     assert server.wait() == STARTUP_FAILURE
-    [line] = [line for line in server.log.splitlines() if line.startswith("ERROR:") and "broker" in line]
-    assert re.match("ERROR:    The Celery worker can't start: the broker redis://.* can't be used: ", line)
+    [line] = [line for line in server.log.splitlines() if line.startswith("ERROR:")]
+    assert line.startswith("ERROR:    The Celery worker could not start: no connection to redis://")
     assert re.search(problem.format(**ports), line)
-    assert "set CELERY_BROKER_URL or REDIS_URL" in line
+    assert " Start it" in line
+    assert line.endswith(" or set CELERY_BROKER_URL or REDIS_URL.")
     assert "wrong" not in line
-    assert server.log.endswith(f"{line}\nERROR:    Application startup failed. Exiting.\n")
+    assert server.log.endswith(f"{line}\n")
 
 
 @pytest.fixture
 def ports(redis_server):
-    """Ports where there is a silent server, an HTTP server, and a Redis with a password."""
-    port = int(redis_server.split(":")[2].split("/")[0])
+    """Return the ports of a silent server, an HTTP server, and a Redis with a password."""
+    port = port_of(redis_server)
     redis.Redis(port=port).config_set("requirepass", "right")
     web = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -148,7 +162,9 @@ def test_broker_that_the_app_really_uses_is_tried_too(start, project):
     set_broker(project, "redis://redis.invalid:6379/0")
     server = start("run.py", "main:app")
     assert server.wait() == STARTUP_FAILURE
-    assert re.search("the broker redis://.*redis.invalid:6379/0 can't be used", server.log)
+    assert re.search(
+        "^ERROR: .* no connection to redis://.*redis.invalid:6379/0: ", server.log, re.M
+    )
     assert "Traceback" not in server.log
 
 
@@ -164,14 +180,14 @@ def test_no_redis_is_started_if_none_is_used(start, project):
     env = {"CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": "cache+memory://"}
     server = start("run.py", "main:app", **env)
     assert server.get() == {"2+2": 4}
-    assert "as nothing listens there" not in server.log
+    assert "Starting" not in server.log
 
 
 def test_broker_of_another_kind_is_tried_too(start, project):
     set_broker(project, f"amqp://localhost:{free_port()}//")
     server = start("run.py", "main:app")
     assert server.wait() == STARTUP_FAILURE
-    assert re.search("the broker amqp://.* can't be used: .*refused", server.log)
+    assert re.search("^ERROR: .* no connection to amqp://.*: .*refused", server.log, re.M)
     assert "Traceback" not in server.log
 
 

@@ -1,4 +1,4 @@
-"""A task's line in the log names the user's line that sent it, which no message carries to another process."""
+"""A task's line in the log names the user's line that sent it. No message carries it."""
 
 import re
 
@@ -18,13 +18,19 @@ def line_of(path, text):
 def test_sender_is_a_line_of_the_app(start, project):
     server = start("run.py", "main:app", "--reload")
     server.get()
-    assert sender_of(server, "add") == f"app/main.py:{line_of(project / 'app' / 'main.py', 'add.delay')}"
+    assert (
+        sender_of(server, "add")
+        == f"app/main.py:{line_of(project / 'app' / 'main.py', 'add.delay')}"
+    )
 
 
 def test_sender_may_be_a_task(start, probe):
     server = start("run.py", "main:app")
     server.get("/run/wait_for_add_anyway")
-    assert sender_of(server, "add") == f"tasks.py:{1 + line_of(probe / 'tasks.py', 'with allow_join_result')}"
+    assert (
+        sender_of(server, "add")
+        == f"tasks.py:{1 + line_of(probe / 'tasks.py', 'with allow_join_result')}"
+    )
 
 
 def test_task_of_another_process_has_no_sender(start, probe, redis_server):

@@ -1,4 +1,4 @@
-"""A task that ends badly, and a message that is no task, each give a clear error, and the worker goes on."""
+"""A bad task and a message that is no task each give a clear error, and the worker goes on."""
 
 import httpx2 as httpx
 import pytest
@@ -20,28 +20,42 @@ pytestmark = pytest.mark.slow
 )
 def test_task_that_ends_badly_has_a_result_that_says_so(start, faults, task, state, value):
     server = start("run.py", "main:app", "--", "-c", "2")
-    for _ in range(3):  # more often than there are threads
+    # More often than there are threads.
+    for _ in range(3):
         result = server.get(f"/result/{task}")
         assert result["state"] == state
         assert value in result["value"]
         assert server.get() == {"2+2": 4}
-    server.wait_for_log(f"Task tasks.{task}", count=3)  # told once its result is stored
+    # It is logged once its result is stored.
+    server.wait_for_log(f"Task tasks.{task}", count=3)
     assert server.log.count(f"Task tasks.{task}") == 3
     assert ("ERROR:    worker - Task" in server.log) is (state == "FAILURE")
 
 
 @pytest.mark.parametrize(
-    ("send", "told"),
+    ("send", "message"),
     [
-        (lambda app: app.send_task("nowhere.add", (1, 2)), "Received unregistered task of type 'nowhere.add'"),
-        (lambda app: app.send_task("tasks.add", (1, 2), serializer="pickle"), "Refusing to deserialize untrusted"),
-        (lambda app: app.send_task("tasks.add", (1, 2, 3)), "add() takes 2 positional arguments but 3 were given"),
+        (
+            lambda app: app.send_task("nowhere.add", (1, 2)),
+            "Received unregistered task of type 'nowhere.add'",
+        ),
+        (
+            lambda app: app.send_task("tasks.add", (1, 2), serializer="pickle"),
+            "Refusing to deserialize untrusted",
+        ),
+        (
+            lambda app: app.send_task("tasks.add", (1, 2, 3)),
+            "add() takes 2 positional arguments but 3 were given",
+        ),
         (lambda app: publish(app, {"no": "task"}), "Received and deleted unknown message"),
         (
             lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", '{"body": 1}'),
             "'properties'",
         ),
-        (lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", "garbage"), "Expecting value"),
+        (
+            lambda app: redis.Redis.from_url(app.conf.broker_url).lpush("celery", "garbage"),
+            "Expecting value",
+        ),
     ],
     ids=[
         "a name no worker knows",
@@ -52,12 +66,12 @@ def test_task_that_ends_badly_has_a_result_that_says_so(start, faults, task, sta
         "text that is no JSON",
     ],
 )
-def test_message_that_is_no_task_is_told_and_passed_over(start, faults, redis_server, send, told):
+def test_message_that_is_no_task_is_logged_and_skipped(start, faults, redis_server, send, message):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
     server.get()
     with Celery(broker=redis_server, set_as_current=False) as app:
         send(app)
-    server.wait_for_log(told)
+    server.wait_for_log(message)
     assert server.get() == {"2+2": 4}
     assert server.get() == {"2+2": 4}
 
@@ -89,7 +103,7 @@ def end_by_task(server):
         server.get("/result/ending_the_process")
 
 
-def test_queue_that_is_none_is_told_and_may_be_mended(start, faults, redis_server):
+def test_queue_that_is_none_is_logged_and_may_be_repaired(start, faults, redis_server):
     server = start("run.py", "main:app", REDIS_URL=redis_server)
     server.get()
     client = redis.Redis.from_url(redis_server)

@@ -1,4 +1,4 @@
-"""A response that streams on, server-sent events and a WebSocket don't hold up a reload or the end."""
+"""Endless streams and WebSockets hold up no reload and no end beyond uvicorn's timeout."""
 
 import contextlib
 import threading
@@ -10,6 +10,9 @@ from websockets.sync.client import connect
 
 pytestmark = pytest.mark.slow
 
+# By default, uvicorn waits for them.
+TIMEOUT = ["--timeout-graceful-shutdown", "1"]
+
 
 @pytest.fixture
 def open_connection(request):
@@ -18,12 +21,15 @@ def open_connection(request):
 
         def open_connection(kind, port):
             if kind == "websocket":
-                assert stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket")).recv() == "0"
+                websocket = stack.enter_context(connect(f"ws://127.0.0.1:{port}/websocket"))
+                assert websocket.recv() == "0"
                 return
-            response = stack.enter_context(httpx.stream("GET", f"http://127.0.0.1:{port}/{kind}", timeout=60))
+            response = stack.enter_context(
+                httpx.stream("GET", f"http://127.0.0.1:{port}/{kind}", timeout=60)
+            )
             lines = response.iter_lines()
             assert "0" in next(lines)
-            # read on, as a browser does
+            # A browser reads on like this.
             threading.Thread(target=drain, args=(lines,), daemon=True).start()
 
         yield open_connection
@@ -36,7 +42,7 @@ def drain(lines):
 
 @pytest.mark.parametrize("kind", ["stream", "events", "websocket"])
 def test_reload_does_not_hang(start, faults, open_connection, kind):
-    server = start("run.py", "main:app", "--reload")
+    server = start("run.py", "main:app", "--reload", *TIMEOUT)
     wait_for(lambda: listens(server.port), lambda: server.log)
     open_connection(kind, server.port)
     (faults / "tasks.py").touch()
@@ -46,7 +52,7 @@ def test_reload_does_not_hang(start, faults, open_connection, kind):
 
 @pytest.mark.parametrize("kind", ["stream", "events", "websocket"])
 def test_end_does_not_hang(start, faults, open_connection, kind):
-    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1")
+    server = start("run.py", "main:app", *TIMEOUT)
     wait_for(lambda: listens(server.port), lambda: server.log)
     open_connection(kind, server.port)
     server.press_ctrl_c()

@@ -1,4 +1,4 @@
-"""While edits land and tasks come in, every task has a result, none runs twice, and the last code answers."""
+"""Under many edits and tasks, each task runs once and has a result, and the last code answers."""
 
 import random
 from collections import Counter
@@ -30,7 +30,9 @@ def runs(faults):
 
 
 def edit(server, tasks, version):
-    tasks.write_text(tasks.read_text().replace(f"VERSION = {version - 1}\n", f"VERSION = {version}\n"))
+    tasks.write_text(
+        tasks.read_text().replace(f"VERSION = {version - 1}\n", f"VERSION = {version}\n")
+    )
     server.wait_for_log("Application startup complete.", count=version + 1)
 
 
@@ -49,11 +51,14 @@ def test_thousand_tasks_over_twenty_reloads(start, faults, redis_server, client,
     assert "ERROR" not in server.log
 
 
-def test_tasks_for_later_come_once_and_not_early_over_a_reload(start, faults, redis_server, client, runs):
+def test_tasks_for_later_come_once_and_not_early_over_a_reload(
+    start, faults, redis_server, client, runs
+):
     server = start("run.py", "main:app", "--reload", REDIS_URL=redis_server)
     server.get()
     sent = [client.send_task("tasks.on_time", countdown=4 + number / 10) for number in range(20)]
-    wait_for(lambda: not redis.Redis.from_url(redis_server).llen("celery"))  # the worker holds them
+    # The worker holds them.
+    wait_for(lambda: not redis.Redis.from_url(redis_server).llen("celery"))
     edit(server, faults / "tasks.py", 1)
     delays = [task.get(timeout=30) for task in sent]
     assert min(delays) >= -0.001

@@ -1,4 +1,4 @@
-"""Nothing here says which Celery app is meant."""
+"""Two Celery apps, each with the shared tasks, of which -A names one."""
 
 import os
 
@@ -25,7 +25,8 @@ def own() -> None:
     pass
 
 
-client = Celery("client")  # the last made is the current app of this thread, and has neither broker nor backend
+# The last one is the current app of this thread, and has neither broker nor backend.
+client = Celery("client")
 
 
 @app.get("/handler")

@@ -1,4 +1,4 @@
-"""An API that sends any task and tells its result, and that streams without end."""
+"""An API that sends any task and returns its result, and that streams without end."""
 
 import asyncio
 import itertools

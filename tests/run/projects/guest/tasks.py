@@ -49,7 +49,10 @@ def square(x):
 
 
 def about_child():
-    return {"gc": gc.isenabled(), "blocked signals": len(signal.pthread_sigmask(signal.SIG_BLOCK, []))}
+    return {
+        "gc": gc.isenabled(),
+        "blocked signals": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    }
 
 
 def run_on(connection):

@@ -1,4 +1,4 @@
-"""An API that runs any of the tasks, and tells about the process it runs in."""
+"""An API that runs any of the tasks, and returns facts about its process."""
 
 import logging
 import os

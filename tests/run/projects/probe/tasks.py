@@ -1,4 +1,4 @@
-"""Tasks that tell about the process they run in."""
+"""Tasks that return facts about their process, wait, and fail."""
 
 import os
 import threading

@@ -10,7 +10,9 @@ app.conf.task_routes = (
     [("tasks.exact", {"queue": "exact"}), ("tasks.glob_*", "glob")],
     lambda name, *args, **kwargs: {"queue": "routed"} if name == "tasks.function" else None,
 )
-app.conf.beat_schedule = {"daily": {"task": "tasks.own", "schedule": 86400, "options": {"queue": "scheduled"}}}
+app.conf.beat_schedule = {
+    "daily": {"task": "tasks.own", "schedule": 86400, "options": {"queue": "scheduled"}}
+}
 
 
 def where(self) -> str:

@@ -5,7 +5,11 @@ import os
 from celery import Celery, signals
 
 app = Celery("signals", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
-names = [name for name in signals.__all__ if name.startswith(("celeryd_", "worker_", "task_", "after_setup_", "beat_"))]
+names = [
+    name
+    for name in signals.__all__
+    if name.startswith(("celeryd_", "worker_", "task_", "after_setup_", "beat_"))
+]
 if os.environ.get("SETUP_LOGGING"):
     names.append("setup_logging")
 

@@ -9,5 +9,9 @@ app = FastAPI()
 
 @app.get("/")
 def root() -> dict[str, object]:
-    modules = sorted(name for name in sys.modules if name in {"main", "tasks", "app.main", "app.tasks", "app.celery"})
+    modules = sorted(
+        name
+        for name in sys.modules
+        if name in {"main", "tasks", "app.main", "app.tasks", "app.celery"}
+    )
     return {"task": one.one.name, "answer": one.one.delay().get(timeout=10), "modules": modules}

@@ -4,4 +4,9 @@ import os
 
 from celery import Celery
 
-celery = Celery("package", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"], include=["app.tasks"])
+celery = Celery(
+    "package",
+    broker=os.environ["REDIS_URL"],
+    backend=os.environ["REDIS_URL"],
+    include=["app.tasks"],
+)
