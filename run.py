@@ -58,7 +58,7 @@ except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
 log = getLogger("uvicorn.error")
-# The exit code of the command: 1 if the worker ends by itself.
+# The command's: 1 if the worker ends by itself.
 exit_code = 0
 
 # --- The command line ---
@@ -242,8 +242,10 @@ class Server(uvicorn.Server):
         if not self.worker:
             return await super().startup(sockets)
         prepare_process()
-        if find_debugger():
-            threading.Thread(target=end_with_debugger, args=(self.worker,), daemon=True).start()
+        parent = multiprocessing.parent_process()
+        if parent and find_debugger():
+            args = (self.worker, parent.pid)
+            threading.Thread(target=end_with_debugger, args=args, daemon=True).start()
         if os.name == "posix":
             # Otherwise uvicorn's handler keeps terminate() from ending what a task forks.
             reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
@@ -297,7 +299,8 @@ class Server(uvicorn.Server):
         if self.worker:
             self.worker.is_stopping = True
             # After a second Ctrl-C, tasks have no more time.
-            self.worker.deadline = 0 if self.force_exit else self.worker.deadline
+            if self.force_exit:
+                self.worker.deadline = 0
             release_paused_threads()
 
 
@@ -424,7 +427,6 @@ class Worker(threading.Thread):
         self.error = str(exc) or repr(exc)
 
     def explain(self) -> str:
-        """Return why the worker can't start."""
         if self.is_connected:
             return self.error
         url = self.app.connection_for_read().as_uri().replace(":**@", "")
@@ -469,6 +471,7 @@ class Worker(threading.Thread):
         consumer.connection_errors = (Exception,)
         reconnect = partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.on_connection_error_after_connected = reconnect
+        # From here on, it can stop.
         self.hostname = celery_worker.hostname
         celery_worker.start()
         # From Python 3.13 on, this thread alone can close the file of --statedb.
@@ -477,7 +480,6 @@ class Worker(threading.Thread):
             state_db.save()
 
     def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
-        """Return Celery's worker with the options of the command line."""
         self.app.set_default()
         signals.worker_ready.connect(self.set_ready)
         # Root is the usual user of a container.
@@ -502,14 +504,12 @@ class Worker(threading.Thread):
         self.is_ready = True
 
     def stop(self, timeout: float) -> None:
-        from celery.worker import state
-
         self.is_stopping = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         # Celery's handlers of signals do this.
-        if self.hostname and state.should_stop is None:
+        if self.hostname and celery.worker.state.should_stop is None:
             signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
-            state.should_stop = 0
+            celery.worker.state.should_stop = 0
 
 
 def child_processes(pid: int) -> list[Any]:
@@ -563,12 +563,11 @@ class TaskPool(BasePool):
 
     def on_stop(self) -> None:
         """Wait for running tasks until the deadline. What hasn't begun stays in the queue."""
-        from celery.worker import state
-
+        requests = celery.worker.state.active_requests
         self.calls = queue.SimpleQueue()
-        while state.active_requests and time.monotonic() < self.worker.deadline:
+        while requests and time.monotonic() < self.worker.deadline:
             time.sleep(0.01)
-        for request in tuple(state.active_requests):
+        for request in tuple(requests):
             fate = "It fails." if request.acknowledged else "The broker will deliver it again."
             message = "Task %s[%s] was cut off before its result was stored. %s"
             getLogger("celery.worker").error(message, request.name, request.id, fate)
@@ -767,7 +766,7 @@ def loggers_kept() -> Iterator[None]:
 
 
 def describe_task(message: str, task: dict[str, Any]) -> str:
-    """Return the line of a task that has ended, in short and with the line that sent it."""
+    """Return the line of a task that has ended, with a short id and the line that sent it."""
     runtime = round(task.get("runtime") or 0, 3)
     line, _ = senders.pop(task["id"], ("", []))
     message %= {**task, "id": task["id"][:8], "runtime": runtime}
@@ -852,20 +851,19 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
     return store(backend, task_id, exc, *args, **kw)
 
 
-def end_with_debugger(worker: Worker) -> None:
+def end_with_debugger(worker: Worker, reloader: int) -> None:
     """End the reloader when the debugger has left for a second: Stop reaches this process alone.
 
     Restart is back sooner. A session that attached leaves the app on.
     """
-    parent = multiprocessing.parent_process()
     looks = 99
-    while parent and looks != 10 and not worker.is_stopping:
+    while looks != 10 and not worker.is_stopping:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-    if parent and parent.pid and looks == 10:
-        os.kill(parent.pid, signal.SIGTERM)
+    if looks == 10:
+        os.kill(reloader, signal.SIGTERM)
 
 
 if __name__ in ("__main__", "__mp_main__"):
