@@ -620,12 +620,12 @@ senders: dict[str, tuple[str, list[Any]]] = {}
 
 
 def is_users(frame: types.FrameType) -> bool:
-    file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+    file = frame.f_code.co_filename
     # An editor brings its own debugpy, outside of site-packages.
     folders = ("-packages", f"{os.sep}debugpy{os.sep}")
     is_library = file.startswith(("<", STDLIB)) or any(folder in file for folder in folders)
     # APP's package may be installed where libraries are.
-    is_apps = package_of(module) == users_package
+    is_apps = package_of(str(frame.f_globals.get("__name__"))) == users_package
     return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
@@ -690,10 +690,10 @@ class WorkerLog:
         if self.level:
             return []
         self.level = loglevel
-        celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
+        celerys = getLogger("celery")
         celerys.setLevel(celerys.level or loglevel)
         if loglevel > logging.DEBUG:
-            arrivals.setLevel(max(loglevel, logging.WARNING))
+            getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
         self.lower_root_level()
         call_handlers = logging.Logger.callHandlers
 
