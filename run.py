@@ -40,6 +40,7 @@ from urllib.parse import unquote, urlsplit
 
 try:
     import celery.backends.asynchronous
+    import celery.backends.base
     import celery.beat
     import celery.bin.worker
     import celery.result
