@@ -123,7 +123,10 @@ def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
 
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
     command = click.Command("worker", params=[app_option, *worker.worker.params])
-    with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
+    with celery.Celery(set_as_current=False, fixups=[]) as stand_in, warnings.catch_warnings():
+        # click's warning about Celery 5.2 came already, in `main`.
+        if not click.get_current_context(silent=True):
+            warnings.simplefilter("ignore", UserWarning)
         obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
         args = ["-P", "threads", *defaults, *split_args()[1]]
@@ -258,9 +261,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         if not self.worker:
             return await super().startup(sockets)
-        threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
-        if find_debugger():
-            threading.Thread(target=end_with_debugger, args=(self.worker,), daemon=True).start()
+        for target in (end_with_parent, end_with_debugger):
+            thread: Any = threading.Thread(target=target, args=(self.worker,), daemon=True)
+            # The debugger doesn't list it.
+            thread.is_pydev_daemon_thread = True
+            thread.start()
         with suppress(AttributeError):
             # What a task prints is seen at once, as by `celery worker`.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -317,7 +322,7 @@ def find_worker(config: uvicorn.Config) -> Worker:
     return (Worker if is_in_threads else WorkerInProcess)(app, config)
 
 
-def end_with_parent() -> None:
+def end_with_parent(*_: Any) -> None:
     """End this process, in 1.5 s at most, when its parent is killed."""
     if parent := multiprocessing.parent_process():
         parent.join()
@@ -533,15 +538,27 @@ class Worker(threading.Thread):
             if request.acknowledged:
                 lost = WorkerLostError("The worker stopped before the task ended.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
-        # Nothing else ends what such a task has started.
-        kill_all(child_processes(os.getpid()) if state.active_requests else [])
+        children = multiprocessing.active_children()
+        if state.active_requests:
+            # Nothing else ends the programs of such a task. Python ends its pools of processes.
+            sys.addaudithook(refuse_programs)
+            pools = {child.pid for child in children}
+            below = child_processes(os.getpid())
+            kill_all(process for process in below if process.pid not in pools)
         # Python would wait for them.
-        kill_all(child for child in multiprocessing.active_children() if not child.daemon)
+        kill_all(child for child in children if not child.daemon)
+
+
+def refuse_programs(event: str, _: Any) -> None:
+    """Keep a task that is cut off from starting another program."""
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.system") and in_task.get():
+        raise RuntimeError("The worker has stopped.")
 
 
 def child_processes(pid: int) -> list[Any]:
     """Return the processes below one, or none if psutil isn't installed."""
-    with suppress(ImportError):
+    # The process may have ended, too.
+    with suppress(Exception):
         return list(import_module("psutil").Process(pid).children(recursive=True))
     return []
 
@@ -630,7 +647,7 @@ class WorkerInProcess(Worker):
                 # At this, `celery worker` puts back what it has not acknowledged.
                 os.kill(self.process.pid, signal.SIGQUIT)
                 self.join(3)
-            kill_all([*below, self.process])
+            kill_all([self.process, *below])
 
 
 def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
@@ -843,7 +860,7 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
         finally:
             # A step at the task's end runs on. It stops neither in the sender nor in the next task.
             debugger.disable_tracing()
-            threading.current_thread().additional_info.pydev_step_cmd = -1  # type: ignore
+            debugger.set_additional_thread_info(threading.current_thread()).pydev_step_cmd = -1
 
     def call_once(scope: Any, call: Any) -> Any:
         del scope["__call__"]
@@ -903,7 +920,7 @@ def end_with_debugger(worker: Worker) -> None:
     Restart is back sooner. A session that attached has no `onTerminate`, and leaves the app on.
     """
     parent, looks = multiprocessing.parent_process(), 99
-    while parent and looks != 10 and worker.state is not State.STOPPING:
+    while parent and find_debugger() and looks != 10 and worker.state is not State.STOPPING:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
