@@ -160,6 +160,10 @@ def run_forked(target: Any, kwargs: Any) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     multiprocessing.set_start_method(None, force=True)
+    # As multiprocessing's spawn does.
+    sys.path[:] = [path or os.getcwd() for path in sys.path]
+    # The env file may have changed it.
+    time.tzset()
     atexit.register(logging.shutdown)
     try:
         target(**kwargs)

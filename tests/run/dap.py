@@ -65,7 +65,9 @@ class Editor:
 
     def set_breakpoint(self, file: Path, code: str) -> None:
         """Set a breakpoint where `code` stands in `file`."""
-        line = next(number for number, text in enumerate(file.read_text().splitlines(), 1) if code in text)
+        line = next(
+            number for number, text in enumerate(file.read_text().splitlines(), 1) if code in text
+        )
         self.breakpoints[file] = [line]
 
     def press_f5(self, name: str, **changes: Any) -> None:
@@ -86,7 +88,11 @@ class Editor:
         entry = next(entry for entry in launch["configurations"] if entry["name"] == name)
         defaults = {"justMyCode": True, "debugOptions": ["ShowReturnValue"]}
         if entry["request"] == "launch":
-            defaults |= {"cwd": str(self.folder), "console": "integratedTerminal", "python": sys.executable}
+            defaults |= {
+                "cwd": str(self.folder),
+                "console": "integratedTerminal",
+                "python": sys.executable,
+            }
         resolved: dict[str, Any] = self.resolve(entry)
         return defaults | resolved
 
@@ -97,7 +103,9 @@ class Editor:
         if isinstance(value, list):
             return [self.resolve(item) for item in value]
         if isinstance(value, str):
-            value = value.replace("${workspaceFolder}", str(self.folder)).replace("${file}", str(self.file))
+            value = value.replace("${workspaceFolder}", str(self.folder)).replace(
+                "${file}", str(self.file)
+            )
             value = re.sub(r"\$\{env:(\w+)\}", lambda match: self.env.get(match[1], ""), value)
             assert "${" not in value, f"{value} has a variable that this client doesn't know"
         return value
@@ -160,8 +168,15 @@ class Session:
         in_shutdown: whether its end was asked for.
     """
 
-    def __init__(self, editor: Editor, reader: BinaryIO, writer: BinaryIO, configuration: dict[str, Any]) -> None:
-        self.editor, self.reader, self.writer, self.configuration = editor, reader, writer, configuration
+    def __init__(
+        self, editor: Editor, reader: BinaryIO, writer: BinaryIO, configuration: dict[str, Any]
+    ) -> None:
+        self.editor, self.reader, self.writer, self.configuration = (
+            editor,
+            reader,
+            writer,
+            configuration,
+        )
         self.ended = threading.Event()
         self.in_focus = self.in_shutdown = False
         self.responses: list[Future[dict[str, Any]]] = []
@@ -169,7 +184,9 @@ class Session:
         editor.sessions.append(self)
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
-        self.send("initialize", adapterID="debugpy", supportsRunInTerminalRequest=True, **CAPABILITIES)
+        self.send(
+            "initialize", adapterID="debugpy", supportsRunInTerminalRequest=True, **CAPABILITIES
+        )
         self.started = self.send(configuration["request"], **configuration)
 
     def send(self, command: str, **arguments: Any) -> Future[dict[str, Any]]:
@@ -192,7 +209,11 @@ class Session:
         return self.responses[-1]
 
     def read(self) -> None:
-        with contextlib.suppress(OSError), self.reader, self.writer:  # the adapter ends as they're closed
+        with (
+            contextlib.suppress(OSError),
+            self.reader,
+            self.writer,
+        ):  # the adapter ends as they're closed
             while header := self.reader.readline():
                 self.reader.readline()
                 message = json.loads(self.reader.read(int(header.split(b":")[1])))
@@ -200,13 +221,19 @@ class Session:
                     self.responses[message["request_seq"] - 1].set_result(message)
                     if message["command"] == "disconnect":
                         break
-                elif handle := getattr(self, f"on_{message.get('event') or message['command']}", None):
+                elif handle := getattr(
+                    self, f"on_{message.get('event') or message['command']}", None
+                ):
                     handle(message)
         self.ended.set()
 
     def on_initialized(self, _: dict[str, Any]) -> None:
         for file, lines in self.editor.breakpoints.items():
-            self.send("setBreakpoints", source={"path": str(file)}, breakpoints=[{"line": line} for line in lines])
+            self.send(
+                "setBreakpoints",
+                source={"path": str(file)},
+                breakpoints=[{"line": line} for line in lines],
+            )
         self.send("setExceptionBreakpoints", filters=self.editor.exceptions)
         self.send("configurationDone")
 
@@ -255,13 +282,17 @@ class Stop:
 
     @property
     def frames(self) -> list[dict[str, Any]]:
-        frames: list[dict[str, Any]] = self.session.ask("stackTrace", threadId=self.thread)["stackFrames"]
+        frames: list[dict[str, Any]] = self.session.ask("stackTrace", threadId=self.thread)[
+            "stackFrames"
+        ]
         return frames
 
     @property
     def call_stack(self) -> list[tuple[str, str, int]]:
         """The function, file name and line of each frame, the innermost first."""
-        names = [str(frame["name"]).removesuffix(" (Current frame)") for frame in self.frames]  # see `function`
+        names = [
+            str(frame["name"]).removesuffix(" (Current frame)") for frame in self.frames
+        ]  # see `function`
         return [
             (name, Path(frame["source"]["path"]).name, frame["line"])
             for name, frame in zip(names, self.frames, strict=True)
@@ -273,12 +304,16 @@ class Stop:
 
     @property
     def function(self) -> str:
-        return str(self.frame["name"]).removesuffix(" (Current frame)")  # which debugpy adds at an exception
+        return str(self.frame["name"]).removesuffix(
+            " (Current frame)"
+        )  # which debugpy adds at an exception
 
     @property
     def locals(self) -> dict[str, str]:
         scopes = self.session.ask("scopes", frameId=self.frame["id"])["scopes"]
-        variables = self.session.ask("variables", variablesReference=scopes[0]["variablesReference"])["variables"]
+        variables = self.session.ask(
+            "variables", variablesReference=scopes[0]["variablesReference"]
+        )["variables"]
         return {variable["name"]: variable["value"] for variable in variables}
 
     @property
@@ -287,7 +322,11 @@ class Stop:
 
     def evaluate(self, expression: str, frame: int = 0) -> str:
         """Return the value of an expression in a frame, by default in the innermost."""
-        return str(self.session.ask("evaluate", expression=expression, frameId=self.frames[frame]["id"])["result"])
+        return str(
+            self.session.ask("evaluate", expression=expression, frameId=self.frames[frame]["id"])[
+                "result"
+            ]
+        )
 
     def press_continue(self) -> None:
         self.session.ask("continue", threadId=self.thread)

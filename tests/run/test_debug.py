@@ -36,7 +36,9 @@ def redis_port():
 def editor(project, port, redis_port):
     """An editor with a copy of the project open."""
     shutil.copytree(ROOT / ".vscode", project / ".vscode")
-    with Editor(project, UVICORN_PORT=str(port), REDIS_URL=f"redis://localhost:{redis_port}/0") as editor:
+    with Editor(
+        project, UVICORN_PORT=str(port), REDIS_URL=f"redis://localhost:{redis_port}/0"
+    ) as editor:
         yield editor
 
 
@@ -55,7 +57,9 @@ def line_of():
     """Return the number of the line of a file where `code` stands."""
 
     def line_of(file, code):
-        return next(number for number, text in enumerate(file.read_text().splitlines(), 1) if code in text)
+        return next(
+            number for number, text in enumerate(file.read_text().splitlines(), 1) if code in text
+        )
 
     return line_of
 
@@ -104,7 +108,11 @@ def stop_ends_it_all(editor, port):
         wait_for(lambda: not editor.running(), lambda: f"{editor.running()} of {processes}")
         assert not listens(port)
         log = editor.terminal.read_text()
-        assert log.count("Application shutdown complete.") == log.count("Application startup complete.") > 0, log
+        assert (
+            log.count("Application shutdown complete.")
+            == log.count("Application startup complete.")
+            > 0
+        ), log
 
     return stop_ends_it_all
 
@@ -125,7 +133,9 @@ def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
     editor.press_f5(name)
     task, response = stops_in_both()
     before = time.monotonic()
-    assert get("/ping").result().json() == "pong"  # which hung beside a paused task with debugpy 1.8.20
+    assert (
+        get("/ping").result().json() == "pong"
+    )  # which hung beside a paused task with debugpy 1.8.20
     assert time.monotonic() - before < 1
     task.step_into()
     stop = editor.wait_for_stop()
@@ -139,7 +149,9 @@ def test_f5_stops_in_the_handler_and_in_its_task_while_the_api_answers(
     stop_ends_it_all()
 
 
-def test_stop_lets_what_is_paused_finish_three_times_in_a_row_on_the_same_port(editor, stops_in_both, stop_ends_it_all):
+def test_stop_lets_what_is_paused_finish_three_times_in_a_row_on_the_same_port(
+    editor, stops_in_both, stop_ends_it_all
+):
     for _ in range(3):
         editor.press_f5(PLAIN)
         _, response = stops_in_both()
@@ -149,13 +161,19 @@ def test_stop_lets_what_is_paused_finish_three_times_in_a_row_on_the_same_port(e
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "victim"), [(PLAIN, "server"), (RELOAD, "reloader")])
-def test_kill_9_while_a_task_is_paused_leaves_nothing(editor, name, victim, stops_in_both, port, redis_port, get):
+def test_kill_9_while_a_task_is_paused_leaves_nothing(
+    editor, name, victim, stops_in_both, port, redis_port, get
+):
     editor.press_f5(name)
     task, _ = stops_in_both()
     server = psutil.Process(task.pid)
     editor.running()
     (server if victim == "server" else server.parent()).kill()
-    wait_for(lambda: not editor.running(), lambda: f"{editor.running()}\n{editor.terminal.read_text()}", timeout=10)
+    wait_for(
+        lambda: not editor.running(),
+        lambda: f"{editor.running()}\n{editor.terminal.read_text()}",
+        timeout=10,
+    )
     assert not listens(port)
     assert not listens(redis_port)
     editor.breakpoints.clear()
@@ -168,7 +186,9 @@ def test_under_reload_an_edit_stops_at_the_new_code(editor, tasks, stops_in_both
     task, _ = stops_in_both()
     task.press_continue()
     sessions = len(editor.sessions)
-    tasks.write_text(tasks.read_text().replace("    return x + y", "    z = 100\n    return x + y + z"))
+    tasks.write_text(
+        tasks.read_text().replace("    return x + y", "    z = 100\n    return x + y + z")
+    )
     editor.set_breakpoint(tasks, "return x + y")
     wait_for(lambda: len(editor.sessions) > sessions, editor.terminal.read_text)
     task, response = stops_in_both()
@@ -198,7 +218,9 @@ async def by_async_handler() -> str:
 
 
 @pytest.mark.parametrize("name", [PLAIN, RELOAD])
-def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(editor, name, main, tasks, get, line_of):
+def test_call_stack_of_a_task_goes_on_into_the_code_that_sent_it(
+    editor, name, main, tasks, get, line_of
+):
     main.write_text(main.read_text() + SENDING)
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(name)
@@ -234,7 +256,8 @@ def test_stop_lets_an_async_handler_that_is_paused_finish(editor, main, get, sto
 def test_call_stack_goes_on_through_tasks_that_send_tasks(editor, main, tasks, get, line_of):
     tasks.write_text(tasks.read_text() + "\n\n@app.task\ndef outer(n):\n    add.delay(n, n)\n")
     main.write_text(
-        main.read_text() + "\n\nimport tasks\n\n\n@app.get('/outer')\ndef nested():\n    tasks.outer.delay(7)\n"
+        main.read_text()
+        + "\n\nimport tasks\n\n\n@app.get('/outer')\ndef nested():\n    tasks.outer.delay(7)\n"
     )
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(PLAIN)
@@ -307,8 +330,12 @@ def test_the_clock_stands_while_a_task_does(editor, project, name, main, tasks, 
     assert editor.stops.empty()
 
 
-@pytest.mark.parametrize("ticked", [["uncaught"], ["userUnhandled"], ["uncaught", "userUnhandled"]], ids=" and ".join)
-def test_a_task_that_raises_stops_once_where_it_does(editor, tasks, main, get, ticked, stop_ends_it_all):
+@pytest.mark.parametrize(
+    "ticked", [["uncaught"], ["userUnhandled"], ["uncaught", "userUnhandled"]], ids=" and ".join
+)
+def test_a_task_that_raises_stops_once_where_it_does(
+    editor, tasks, main, get, ticked, stop_ends_it_all
+):
     tasks.write_text(tasks.read_text().replace("return x + y", "raise ValueError(x)"))
     editor.exceptions = ticked
     editor.press_f5(PLAIN)
@@ -330,7 +357,9 @@ def test_a_test_stops_in_the_task_that_it_runs(editor, project, tasks):
     (project / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "conftest.py", project / "tests")
     editor.file = project / "tests" / "test_root.py"
-    editor.file.write_text('def test_root(client):\n    assert client.get("/").json() == {"2+2": 4}\n')
+    editor.file.write_text(
+        'def test_root(client):\n    assert client.get("/").json() == {"2+2": 4}\n'
+    )
     editor.set_breakpoint(tasks, "return x + y")
     assert editor.configuration(TEST)["purpose"] == ["debug-test"]
     editor.press_f5(TEST)
@@ -341,10 +370,14 @@ def test_a_test_stops_in_the_task_that_it_runs(editor, project, tasks):
     assert "1 passed" in editor.terminal.read_text()
 
 
-def test_attaching_stops_in_both_and_leaving_lets_the_app_run_on(editor, project, port, get, stops_in_both):
+def test_attaching_stops_in_both_and_leaving_lets_the_app_run_on(
+    editor, project, port, get, stops_in_both
+):
     debug_port = free_port()
     listen = ["-m", "debugpy", "--listen", f"127.0.0.1:{debug_port}"]
-    editor.run_in_terminal({"args": [sys.executable, *listen, "run.py", "main:app"], "cwd": project, "env": {}})
+    editor.run_in_terminal(
+        {"args": [sys.executable, *listen, "run.py", "main:app"], "cwd": project, "env": {}}
+    )
     wait_for(lambda: listens(port), editor.terminal.read_text)
     entry = editor.configuration(ATTACH)["connect"]
     assert entry == {"host": "127.0.0.1", "port": 5678}

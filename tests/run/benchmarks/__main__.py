@@ -58,7 +58,9 @@ def run_round(names: set[str], run: Callable[[Loop], Running], figures: report.F
     if "ping" in names:
         for loop in (OURS, DEFAULT_SWITCHES, TWO_TERMINALS):
             with run(loop) as running:
-                for name, figure in zip(("ping_p50", "ping_p99", "ping_tasks"), measures.ping(running), strict=True):
+                for name, figure in zip(
+                    ("ping_p50", "ping_p99", "ping_tasks"), measures.ping(running), strict=True
+                ):
                     figures[name][loop.name].append(figure)
     if "sleep" in names:
         with run(HUNDRED_THREADS) as running:
@@ -67,10 +69,21 @@ def run_round(names: set[str], run: Callable[[Loop], Running], figures: report.F
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.run.benchmarks", description=__doc__.partition("\n\n")[2])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each figure is taken (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the main figures as bars, in SVG")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.run.benchmarks", description=__doc__.partition("\n\n")[2]
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="how often each figure is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES)
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="write the main figures as bars, in SVG"
+    )
     args = parser.parse_args()
     if not shutil.which("redis-server"):
         parser.error("install redis-server")

@@ -38,15 +38,21 @@ class Loop:
 
 
 SERVE = ("main:app", "--reload")
-WORKER = f"{sys.executable} -m celery -A tasks worker --loglevel info -c 4"  # prefork, Celery's default
+WORKER = (
+    f"{sys.executable} -m celery -A tasks worker --loglevel info -c 4"  # prefork, Celery's default
+)
 
 OURS = Loop("run.py", (("run.py", *SERVE, "--", "-c", "4"),))
 UVICORN = Loop("uvicorn alone", (("-m", "uvicorn", *SERVE),), answer="/direct")
 IN_PARENT = Loop("worker in parent", (("in_parent.py", *SERVE),))
-TWO_TERMINALS = Loop("two terminals", (*UVICORN.commands, ("-m", "watchfiles", "--filter", "python", WORKER)))
+TWO_TERMINALS = Loop(
+    "two terminals", (*UVICORN.commands, ("-m", "watchfiles", "--filter", "python", WORKER))
+)
 LOOPS = (OURS, UVICORN, IN_PARENT, TWO_TERMINALS)
 
-DEFAULT_SWITCHES = Loop("Python's default", OURS.commands, env=(("BENCHMARK_SWITCH_INTERVAL", "default"),))
+DEFAULT_SWITCHES = Loop(
+    "Python's default", OURS.commands, env=(("BENCHMARK_SWITCH_INTERVAL", "default"),)
+)
 HUNDRED_THREADS = Loop(OURS.name, (("run.py", *SERVE, "--", "-c", "100"),))
 
 
@@ -68,10 +74,17 @@ class Running:
         self.port = free_port()
         self.log = folder / "log"
         project = folder / "project"
-        shutil.copytree(Path(__file__).parent / "app", project, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(__file__).parent / "app", project, ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copy(ROOT / "run.py", project)
         self.tasks = project / "tasks.py"
-        env = {**os.environ, "UVICORN_PORT": str(self.port), "REDIS_URL": redis_url, **dict(loop.env)}
+        env = {
+            **os.environ,
+            "UVICORN_PORT": str(self.port),
+            "REDIS_URL": redis_url,
+            **dict(loop.env),
+        }
         for name in ("PYTHONDONTWRITEBYTECODE", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
             env.pop(name, None)
         self.started = time.perf_counter()
@@ -134,7 +147,11 @@ class Running:
                 return int(self.get(self.loop.answer)) == answer
             return False
 
-        wait_for(answers, timeout, lambda: f"{self.loop.name} does not answer {answer}:\n{self.log.read_text()}")
+        wait_for(
+            answers,
+            timeout,
+            lambda: f"{self.loop.name} does not answer {answer}:\n{self.log.read_text()}",
+        )
 
     def settle(self) -> None:
         """Return once the processes have nothing more to do: for a second, less than a tenth of a core's time."""
@@ -178,8 +195,20 @@ def get(connection: http.client.HTTPConnection, path: str) -> bytes:
 def redis_server(folder: Path) -> Iterator[str]:
     """Run a redis-server that keeps nothing, and yield its URL without a database."""
     port = free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--databases", "1000"]
-    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        "redis-server",
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--save",
+        "",
+        "--databases",
+        "1000",
+    ]
+    server = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_for(lambda: listens(port))
         yield f"redis://127.0.0.1:{port}"
@@ -188,7 +217,9 @@ def redis_server(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT, why: Callable[[], Any] = str) -> None:
+def wait_for(
+    condition: Callable[[], bool], timeout: float = TIMEOUT, why: Callable[[], Any] = str
+) -> None:
     """Return once `condition` holds; raise TimeoutError with what `why` returns if it doesn't in `timeout` seconds."""
     deadline = time.perf_counter() + timeout
     while not condition():

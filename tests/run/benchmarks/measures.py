@@ -71,7 +71,10 @@ def idle(running: list[Running]) -> list[float]:
     used, began = [sum(each.cpu_seconds().values()) for each in running], time.perf_counter()
     time.sleep(10)
     seconds = time.perf_counter() - began
-    return [100 * (sum(each.cpu_seconds().values()) - was) / seconds for each, was in zip(running, used, strict=True)]
+    return [
+        100 * (sum(each.cpu_seconds().values()) - was) / seconds
+        for each, was in zip(running, used, strict=True)
+    ]
 
 
 def ping(running: Running) -> tuple[float, float, float]:
@@ -82,7 +85,9 @@ def ping(running: Running) -> tuple[float, float, float]:
     running.wait_for_answer(4)
     running.settle()
     taken: list[float] = []
-    tasks = threading.Thread(target=lambda: taken.append(timed(lambda: running.get("/spin?count=4"))))
+    tasks = threading.Thread(
+        target=lambda: taken.append(timed(lambda: running.get("/spin?count=4")))
+    )
     times = []
     with contextlib.closing(running.connect()) as connection:
         get(connection, "/ping")

@@ -40,35 +40,77 @@ class Row:
 ROWS = (
     Row("start", "Start to first answer", "s", (Target(UVICORN.name, 1.1),)),
     Row(
-        "edit", "Edit of a task to its new answer", "s", (Target(UVICORN.name, 0.9), Target(TWO_TERMINALS.name, 1 / 3))
+        "edit",
+        "Edit of a task to its new answer",
+        "s",
+        (Target(UVICORN.name, 0.9), Target(TWO_TERMINALS.name, 1 / 3)),
     ),
     Row("stop", "Ctrl-C to exit, idle", "s", (Target(UVICORN.name, 1, extra=0.1),)),
-    Row("round_trip", "Task round trip through a handler, p50", "ms", (Target(TWO_TERMINALS.name, 1),), 1000),
-    Row("burst", "Tasks per second, 300 sent by one request", "/s", (Target(TWO_TERMINALS.name, 0.7, more=True),)),
+    Row(
+        "round_trip",
+        "Task round trip through a handler, p50",
+        "ms",
+        (Target(TWO_TERMINALS.name, 1),),
+        1000,
+    ),
+    Row(
+        "burst",
+        "Tasks per second, 300 sent by one request",
+        "/s",
+        (Target(TWO_TERMINALS.name, 0.7, more=True),),
+    ),
     Row("memory", "Memory of all processes (PSS)", "MiB", (Target(TWO_TERMINALS.name, 0.4),)),
     Row("idle", "Idle CPU of all processes, of one core", "%", (Target(TWO_TERMINALS.name, 1),)),
-    Row("ping_p50", "GET /ping beside 4 CPU-bound tasks, p50", "ms", (Target(DEFAULT_SWITCHES.name, 1 / 5),), 1000),
-    Row("ping_p99", "GET /ping beside 4 CPU-bound tasks, p99", "ms", (Target(DEFAULT_SWITCHES.name, 1 / 4),), 1000),
-    Row("ping_tasks", "These 4 tasks together", "s", (Target(DEFAULT_SWITCHES.name, float("inf")),)),
+    Row(
+        "ping_p50",
+        "GET /ping beside 4 CPU-bound tasks, p50",
+        "ms",
+        (Target(DEFAULT_SWITCHES.name, 1 / 5),),
+        1000,
+    ),
+    Row(
+        "ping_p99",
+        "GET /ping beside 4 CPU-bound tasks, p99",
+        "ms",
+        (Target(DEFAULT_SWITCHES.name, 1 / 4),),
+        1000,
+    ),
+    Row(
+        "ping_tasks", "These 4 tasks together", "s", (Target(DEFAULT_SWITCHES.name, float("inf")),)
+    ),
     Row("sleep", "1,000 tasks of 1 s sleep, 100 threads", "s", (Target(IDEAL, 1.2),)),
 )
 
 
 def table(figures: Figures) -> str:
     """Return the medians as a table in Markdown, run.py's against its targets in the last column."""
-    lines = [["", *(loop.name for loop in LOOPS), "run.py's target"], ["---", *(["---:"] * len(LOOPS)), "---"]]
+    lines = [
+        ["", *(loop.name for loop in LOOPS), "run.py's target"],
+        ["---", *(["---:"] * len(LOOPS)), "---"],
+    ]
     for row in ROWS:
         if row.name in figures:
-            medians = {loop: statistics.median(values) for loop, values in figures[row.name].items()}
-            cells = [row.format(medians[loop.name]) if loop.name in medians else "" for loop in LOOPS]
-            targets = [against(row, medians[OURS.name], medians[target.peer], target) for target in row.targets]
+            medians = {
+                loop: statistics.median(values) for loop, values in figures[row.name].items()
+            }
+            cells = [
+                row.format(medians[loop.name]) if loop.name in medians else "" for loop in LOOPS
+            ]
+            targets = [
+                against(row, medians[OURS.name], medians[target.peer], target)
+                for target in row.targets
+            ]
             lines.append([row.title, *cells, "; ".join(targets)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def against(row: Row, ours: float, peer: float, target: Target) -> str:
     """Return the ratio to the peer's figure in words, and whether it meets the target."""
-    name = target.peer if target.peer in {loop.name for loop in LOOPS} else f"{target.peer} ({row.format(peer)})"
+    name = (
+        target.peer
+        if target.peer in {loop.name for loop in LOOPS}
+        else f"{target.peer} ({row.format(peer)})"
+    )
     ratio = f"{ours / peer:.2f} of {name}"
     if target.factor == float("inf"):
         return ratio
@@ -118,7 +160,9 @@ def picture(figures: Figures) -> str:
 
 
 def panel(row: Row, figures: dict[str, list[float]], left: int, top: int) -> list[str]:
-    medians = {loop.name: statistics.median(figures[loop.name]) for loop in LOOPS if loop.name in figures}
+    medians = {
+        loop.name: statistics.median(figures[loop.name]) for loop in LOOPS if loop.name in figures
+    }
     longest = max(figure for figure in medians.values() if figure != NEVER)
     more = "more" if any(target.more for target in row.targets) else "less"
     title = f'<tspan class="title">{escape(row.title)}</tspan><tspan class="more"> · {more} is better</tspan>'

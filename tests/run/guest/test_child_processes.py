@@ -3,21 +3,21 @@
 import multiprocessing
 
 import pytest
-from command import MODES, listens, put_in, wait_for
+from command import MODES, listens, wait_for
 
 METHODS = ["", *multiprocessing.get_all_start_methods()]  # the first is Python's default
-
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
 
 
 @pytest.mark.parametrize("args", MODES.values(), ids=MODES)
 def test_any_start_method_works_in_tasks_and_handlers(start, guest, args):
     server = start("run.py", "main:app", *args)
     child = {"gc": True, "blocked signals": 0}
-    right = {"squares": [0, 1, 4, 9], "pool": child, "process": child, "exit code": -15}  # terminate() has ended it
+    right = {
+        "squares": [0, 1, 4, 9],
+        "pool": child,
+        "process": child,
+        "exit code": -15,
+    }  # terminate() has ended it
     for where in ("task", "handler"):
         for method in METHODS:
             got = server.get(f"/{where}/start_processes", args=method)

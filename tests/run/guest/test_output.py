@@ -1,14 +1,9 @@
 """What tasks print is seen at once, and what waits to be written is written however the process ends."""
 
 import pytest
-from command import put_in, wait_for
+from command import wait_for
 
 RELOAD = pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
-
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
 
 
 @RELOAD
@@ -52,7 +47,9 @@ def note_later():
     ],
     ids=["Ctrl-C", "SIGTERM", "Ctrl-C with --reload", "SIGTERM with --reload"],
 )
-def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(start, guest, args, end):
+def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(
+    start, guest, args, end
+):
     with (guest / "tasks.py").open("a") as file:
         file.write(AT_EXIT)
     server = start("run.py", "main:app", *args)
@@ -60,15 +57,21 @@ def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(star
     if args:
         (guest / "state.py").touch()
         server.wait_for_log("Application startup complete.", count=2)
-        wait_for(lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5)
+        wait_for(
+            lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5
+        )
         pids.append(server.get("/task/note_later"))
     end(server)
     server.wait()
-    wait_for(lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5)
+    wait_for(
+        lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5
+    )
 
 
 def notes(guest):
-    return sorted((guest / "notes").read_text().split("\n")[:-1]) if (guest / "notes").exists() else []
+    return (
+        sorted((guest / "notes").read_text().split("\n")[:-1]) if (guest / "notes").exists() else []
+    )
 
 
 def right(pids):

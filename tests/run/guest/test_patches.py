@@ -35,7 +35,10 @@ def tell():
 """
 
 
-@pytest.fixture(params=[["run.py"], ["run.py", "--reload"], ["-m", "uvicorn"]], ids=["plain", "reload", "two commands"])
+@pytest.fixture(
+    params=[["run.py"], ["run.py", "--reload"], ["-m", "uvicorn"]],
+    ids=["plain", "reload", "two commands"],
+)
 def server(request, start, project, redis_server):
     command, *args = request.param
     guest = put_in(project, "guest")
@@ -43,7 +46,18 @@ def server(request, start, project, redis_server):
         file.write(PATCHES)
     if command == "run.py":
         return start(command, "main:app", *args, "--", "-c", "2", REDIS_URL=redis_server)
-    start("-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-l", "info", REDIS_URL=redis_server)
+    start(
+        "-m",
+        "celery",
+        "-A",
+        "tasks",
+        "worker",
+        "-P",
+        "threads",
+        "-l",
+        "info",
+        REDIS_URL=redis_server,
+    )
     return start(command, *args, "main:app", REDIS_URL=redis_server)
 
 
@@ -62,5 +76,7 @@ def test_worker_is_imported_after_the_app_and_by_its_patches(server):
         ("celery.app.trace", "Task tasks.log"),
         ("celery.app.trace", "Task tasks.fail"),
     ]:
-        records = [record for record in seen["logged"] if record.startswith(f"{name}: ") and told in record]
+        records = [
+            record for record in seen["logged"] if record.startswith(f"{name}: ") and told in record
+        ]
         assert len(records) == 1, records
