@@ -88,7 +88,7 @@ def test_records_of_tasks_come_once_in_the_form_of_the_project(start, add, tasks
     server = start("run.py", "main:app", *args, "--", "-l", "info")
     server.get("/task/note")
     server.get("/error/fail")
-    server.wait_for_log("Task tasks.fail")
+    server.wait_for_log("\nValueError: as asked")
     server.wait_for_log("GET /error/fail")
     once = ["OWN INFO info of a task\n", "OWN INFO info of a task logger\n"]
     once += ["OWN ERROR Task tasks.fail[", "\nValueError: as asked"]
