@@ -10,7 +10,8 @@ from command import ROOT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.usefixtures("redis_server")  # or it is skipped
+# Without a Redis it is skipped.
+@pytest.mark.usefixtures("redis_server")
 @pytest.mark.skipif(sys.platform == "win32", reason="the peers' prefork pool doesn't run there")
 def test_benchmark_prints_a_table_and_writes_a_picture(tmp_path):
     command = [

@@ -1,4 +1,7 @@
-"""The worker's bond with its broker: what was revoked stays so, TLS is the app's, and a broker may go and come back."""
+"""The worker's bond with its broker.
+
+What was revoked stays so, TLS is the app's, and a broker may go and come back.
+"""
 
 import shutil
 import subprocess

@@ -1,4 +1,7 @@
-"""A task that raises what ends a process has a result and a line in the log, and holds up no end."""
+"""A task that raises what ends a process has a result and a line in the log.
+
+It holds up no end.
+"""
 
 import pytest
 

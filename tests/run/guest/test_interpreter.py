@@ -33,9 +33,11 @@ def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, ar
         del process["pid"], process["modules of the worker"]
     assert seen.pop("argv") == ["run.py", "main:app", *args]
     assert right.pop("argv")[1:] == ["main:app", *args]
-    assert seen.pop("start method") is None  # `uvicorn --reload` leaves its own there
+    # `uvicorn --reload` leaves its own start method there.
+    assert seen.pop("start method") is None
     del right["start method"]
-    seen["warnings"].remove("ignore SecurityWarning")  # Celery's, of a worker that root runs
+    # Celery warns of a worker that root runs.
+    seen["warnings"].remove("ignore SecurityWarning")
     assert seen == right
 
 
@@ -53,7 +55,8 @@ def test_serving_process_has_no_file_of_the_reloaders(start, guest):
 def files(pid):
     found = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # one that was just closed
+        # A file may have just been closed.
+        with contextlib.suppress(FileNotFoundError):
             found.add(os.readlink(file))
     return found
 

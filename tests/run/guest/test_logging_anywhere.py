@@ -1,4 +1,7 @@
-"""The project's logging is the project's, wherever it is set up: each record comes once, in its form."""
+"""The project's logging is the project's, wherever it is set up.
+
+Each record comes once, in the project's form.
+"""
 
 import pytest
 

@@ -1,10 +1,14 @@
-"""The project's own logging works as under the two commands, and silences nothing that it has to know."""
+"""The project's own logging works as under the two commands.
+
+It silences nothing that the project has to know.
+"""
 
 import json
 
 import pytest
 
-CONFIG = {  # as in many a project: nothing is said of disable_existing_loggers, whose default is True
+# As in many a project, disable_existing_loggers is not there. Its default is True.
+CONFIG = {
     "version": 1,
     "formatters": {"own": {"format": "OWN %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "own"}},
@@ -96,7 +100,7 @@ def add_file(logger, **_):
 
 
 @pytest.mark.parametrize("command", ["run.py", "two commands"])
-def test_handler_that_after_setup_logger_adds_has_what_modules_tell(
+def test_handler_that_after_setup_logger_adds_has_what_modules_log(
     start, guest, redis_server, command
 ):
     with (guest / "tasks.py").open("a") as file:

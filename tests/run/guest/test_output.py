@@ -1,4 +1,7 @@
-"""What tasks print is seen at once, and what waits to be written is written however the process ends."""
+"""What tasks print is seen at once.
+
+What waits to be written is written however the process ends.
+"""
 
 import pytest
 from command import wait_for

@@ -1,4 +1,7 @@
-"""What a package patches in Celery or logging as APP is imported holds for the worker, as Sentry's SDK expects."""
+"""What a package patches in Celery or logging as APP is imported holds for the worker.
+
+Sentry's SDK expects this.
+"""
 
 import pytest
 from command import put_in, wait_for
@@ -30,7 +33,7 @@ logging.Logger.callHandlers = note_and_call_handlers
 
 
 @app.task
-def tell():
+def get_seen():
     return seen
 """
 
@@ -65,10 +68,10 @@ def test_worker_is_imported_after_the_app_and_by_its_patches(server):
     assert server.get("/process")["modules of the worker"] == []
     server.get("/error/fail")
     assert server.get("/task/log") is None
-    wait_for(lambda: "celery.app.trace: Task tasks.log" in str(server.get("/task/tell")))
-    seen = server.get("/task/tell")
-    assert seen["traced"][:3] == ["tasks.fail", "tasks.log", "tasks.tell"]
-    for name, told in [
+    wait_for(lambda: "celery.app.trace: Task tasks.log" in str(server.get("/task/get_seen")))
+    seen = server.get("/task/get_seen")
+    assert seen["traced"][:3] == ["tasks.fail", "tasks.log", "tasks.get_seen"]
+    for name, message in [
         ("service", "info of a module"),
         ("service", "warning of a module"),
         ("tasks", "info of a task"),
@@ -77,6 +80,8 @@ def test_worker_is_imported_after_the_app_and_by_its_patches(server):
         ("celery.app.trace", "Task tasks.fail"),
     ]:
         records = [
-            record for record in seen["logged"] if record.startswith(f"{name}: ") and told in record
+            record
+            for record in seen["logged"]
+            if record.startswith(f"{name}: ") and message in record
         ]
         assert len(records) == 1, records
