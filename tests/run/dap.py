@@ -1,4 +1,4 @@
-"""A small client of the debug adapter protocol that does what VS Code and its Python debugger extension do.
+"""A small client of the debug adapter protocol, which does what VS Code does.
 
 https://microsoft.github.io/debug-adapter-protocol/specification
 """
@@ -29,20 +29,27 @@ class Editor:
     """VS Code with a folder open, as a context manager: what still runs after the block is killed.
 
     Args:
-        folder: the one that is open.
-        file: the one at hand.
-        env: the environment of its terminal.
+        folder: The folder that is open.
+        libs: A folder with a debugpy that isn't the project's. An extension brings its own.
+        env: The environment of its terminal.
 
     Attributes:
-        breakpoints: the line numbers by file.
-        exceptions: the exception filters that are ticked.
-        sessions: those that were ever started, the root first.
-        terminal: the file that keeps what the terminal showed.
+        file: The file in the foreground.
+        process: The id of the process that is picked from the list of all.
+        breakpoints: The line numbers by file.
+        exceptions: The exception filters that are ticked.
+        sessions: All sessions that were ever started, the root first.
+        focus: The session that the buttons act on.
+        terminal: The file that keeps what the terminal showed.
     """
 
-    def __init__(self, folder: Path, file: Path | None = None, **env: str) -> None:
-        self.folder, self.file = folder, file
+    def __init__(self, folder: Path, libs: Path, **env: str) -> None:
+        self.folder = folder
+        self.libs = libs
         self.env = {**os.environ, **env}
+        self.file: Path | None = None
+        self.process = 0
+        self.focus: Session | None = None
         self.breakpoints: dict[Path, list[int]] = {}
         self.exceptions: list[str] = []
         self.sessions: list[Session] = []
@@ -70,20 +77,40 @@ class Editor:
         )
         self.breakpoints[file] = [line]
 
+    def clear_breakpoints(self) -> None:
+        """Remove all breakpoints, also from the sessions that run."""
+        files = list(self.breakpoints)
+        self.breakpoints.clear()
+        for session in self.running_sessions():
+            for file in files:
+                session.ask("setBreakpoints", source={"path": str(file)}, breakpoints=[])
+
+    def tick(self, filters: list[str]) -> None:
+        """Tick these exception filters, and no others, while sessions run."""
+        self.exceptions = filters
+        for session in self.running_sessions():
+            session.ask("setExceptionBreakpoints", filters=filters)
+
     def press_f5(self, name: str, **changes: Any) -> None:
-        """Start the entry `name` of launch.json, with `changes` to it, and return once the breakpoints are set."""
+        """Start the entry `name` of launch.json, and return once the breakpoints are set.
+
+        Args:
+            name: The entry's name.
+            changes: What differs from the entry.
+        """
         self.terminal.touch()
         configuration = {**self.configuration(name), **changes}
-        if configuration["request"] == "attach":
+        if "connect" in configuration:
             root = self.connect(configuration)
         else:
-            args = [sys.executable, "-m", "debugpy.adapter"]
+            args = [sys.executable, str(self.libs / "debugpy" / "adapter")]
             adapter = self.run(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             root = Session(self, adapter.stdout, adapter.stdin, configuration)
-        root.started.result(TIMEOUT)
+        response = root.started.result(TIMEOUT)
+        assert response["success"], response
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """Return an entry of launch.json with its variables resolved and the extension's defaults."""
+        """Return an entry of launch.json with its variables resolved, and defaults."""
         launch = json5.loads((self.folder / ".vscode" / "launch.json").read_text())
         entry = next(entry for entry in launch["configurations"] if entry["name"] == name)
         defaults = {"justMyCode": True, "debugOptions": ["ShowReturnValue"]}
@@ -106,17 +133,20 @@ class Editor:
             value = value.replace("${workspaceFolder}", str(self.folder)).replace(
                 "${file}", str(self.file)
             )
+            value = value.replace("${command:pickProcess}", str(self.process))
             value = re.sub(r"\$\{env:(\w+)\}", lambda match: self.env.get(match[1], ""), value)
             assert "${" not in value, f"{value} has a variable that this client doesn't know"
         return value
 
-    def connect(self, configuration: dict[str, Any]) -> "Session":
+    def connect(self, configuration: dict[str, Any], parent: "Session | None" = None) -> "Session":
         """Start a session with an adapter that listens."""
         address = configuration["connect"]["host"], configuration["connect"]["port"]
         stream = socket.create_connection(address, TIMEOUT)
         stream.settimeout(None)
-        with stream:  # the two files keep it open
-            return Session(self, stream.makefile("rb"), stream.makefile("wb"), configuration)
+        # The two files keep it open.
+        with stream:
+            files = stream.makefile("rb"), stream.makefile("wb")
+            return Session(self, *files, configuration, parent)
 
     def run(self, args: list[str], **options: Any) -> psutil.Popen:
         self.children.append(psutil.Popen(args, start_new_session=True, **options))
@@ -135,20 +165,30 @@ class Editor:
             )
 
     def wait_for_stop(self) -> "Stop":
-        """Return where a thread stopped, which is shown from then on, and is the one that buttons act on."""
+        """Return where a thread stopped. The editor shows it, and its buttons act on it."""
         return self.stops.get(timeout=TIMEOUT)
 
     def press_stop(self) -> None:
-        """Press Shift+F5 once: it goes to the session in focus, that of the last stop. A child's only disconnects."""
-        sessions = [session for session in self.sessions if not session.ended.is_set()]
-        session = next((session for session in sessions if session.in_focus), sessions[0])
-        if session.configuration["request"] == "launch":
-            session.send("terminate")
+        """Press Shift+F5 once. In a session that has attached, as to a child, it disconnects."""
+        assert self.focus
+        if self.focus.configuration["request"] == "launch":
+            self.focus.send("terminate")
         else:
-            session.disconnect()
+            self.focus.disconnect(terminateDebuggee=False)
+
+    def move_focus(self, ended: "Session") -> None:
+        """Move the focus from a session that has ended: the parent of that comes last."""
+        if self.focus is ended:
+            sessions = self.running_sessions()
+            others = [session for session in sessions if session is not ended.parent]
+            stopped = [session for session in sessions if session.is_stopped]
+            self.focus = next(iter([*stopped, *others, *sessions]), None)
+
+    def running_sessions(self) -> list["Session"]:
+        return [session for session in self.sessions if not session.ended.is_set()]
 
     def is_debugging(self) -> bool:
-        return not all(session.ended.is_set() for session in self.sessions)
+        return bool(self.running_sessions())
 
     def running(self) -> list[psutil.Process]:
         """Return what still runs of the processes that were ever started, with those below them."""
@@ -159,35 +199,42 @@ class Editor:
 
 
 class Session:
-    """A debug session, of which the editor has one for each process that is debugged.
+    """A debug session. The editor has one for each process that is debugged.
 
     Attributes:
-        started: the response to come once the breakpoints are set.
-        ended: set once the adapter has closed it.
-        in_focus: whether it's the last that stopped.
-        in_shutdown: whether its end was asked for.
+        parent: The session of the parent process, if that is debugged, too.
+        started: The response to come once the breakpoints are set.
+        ended: Set once the adapter has closed the session.
+        is_stopped: Whether a thread is paused.
+        is_in_shutdown: Whether its end was requested.
+        output: What the adapter wrote for the Debug Console.
     """
 
     def __init__(
-        self, editor: Editor, reader: BinaryIO, writer: BinaryIO, configuration: dict[str, Any]
+        self,
+        editor: Editor,
+        reader: BinaryIO,
+        writer: BinaryIO,
+        configuration: dict[str, Any],
+        parent: "Session | None" = None,
     ) -> None:
-        self.editor, self.reader, self.writer, self.configuration = (
-            editor,
-            reader,
-            writer,
-            configuration,
-        )
+        self.editor = editor
+        self.reader = reader
+        self.writer = writer
+        self.configuration = configuration
+        self.parent = parent
         self.ended = threading.Event()
-        self.in_focus = self.in_shutdown = False
+        self.is_stopped = False
+        self.is_in_shutdown = False
+        self.output = ""
         self.responses: list[Future[dict[str, Any]]] = []
         self.lock = threading.Lock()
-        editor.sessions.append(self)
         self.thread = threading.Thread(target=self.read, daemon=True)
-        self.thread.start()
-        self.send(
-            "initialize", adapterID="debugpy", supportsRunInTerminalRequest=True, **CAPABILITIES
-        )
+        self.send("initialize", adapterID="debugpy", **CAPABILITIES)
         self.started = self.send(configuration["request"], **configuration)
+        editor.sessions.append(self)
+        editor.focus = editor.focus or self
+        self.thread.start()
 
     def send(self, command: str, **arguments: Any) -> Future[dict[str, Any]]:
         """Send a request, and return its response to come."""
@@ -201,7 +248,8 @@ class Session:
         return body
 
     def write(self, **message: Any) -> Future[dict[str, Any]]:
-        with self.lock, contextlib.suppress(OSError, ValueError):  # the session may have ended
+        # The session may have ended.
+        with self.lock, contextlib.suppress(OSError, ValueError):
             self.responses.append(Future())
             body = json.dumps({"seq": len(self.responses), **message}).encode()
             self.writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -209,11 +257,8 @@ class Session:
         return self.responses[-1]
 
     def read(self) -> None:
-        with (
-            contextlib.suppress(OSError),
-            self.reader,
-            self.writer,
-        ):  # the adapter ends as they're closed
+        # The adapter ends when they are closed.
+        with contextlib.suppress(OSError), self.reader, self.writer:
             while header := self.reader.readline():
                 self.reader.readline()
                 message = json.loads(self.reader.read(int(header.split(b":")[1])))
@@ -226,6 +271,7 @@ class Session:
                 ):
                     handle(message)
         self.ended.set()
+        self.editor.move_focus(self)
 
     def on_initialized(self, _: dict[str, Any]) -> None:
         for file, lines in self.editor.breakpoints.items():
@@ -238,18 +284,24 @@ class Session:
         self.send("configurationDone")
 
     def on_stopped(self, event: dict[str, Any]) -> None:
-        for session in self.editor.sessions:
-            session.in_focus = session is self
+        self.is_stopped = True
+        self.editor.focus = self
         self.editor.stops.put(Stop(self, event["body"]["threadId"], event["body"]["reason"]))
 
     def on_terminated(self, _: dict[str, Any]) -> None:
         self.disconnect()
 
-    def disconnect(self) -> None:
-        """Ask to end the session, once, as VS Code does: at a second time the adapter may crash, and kill all."""
-        if not self.in_shutdown:
-            self.in_shutdown = True
-            self.send("disconnect")
+    def on_continued(self, _: dict[str, Any]) -> None:
+        self.is_stopped = False
+
+    def on_output(self, event: dict[str, Any]) -> None:
+        self.output += event["body"]["output"]
+
+    def disconnect(self, **arguments: Any) -> None:
+        """Request the end of the session once, as VS Code does. A second request may crash it."""
+        if not self.is_in_shutdown:
+            self.is_in_shutdown = True
+            self.send("disconnect", **arguments)
 
     def on_runInTerminal(self, request: dict[str, Any]) -> None:
         self.respond(request, processId=self.editor.run_in_terminal(request["arguments"]).pid)
@@ -257,7 +309,8 @@ class Session:
     def on_startDebugging(self, request: dict[str, Any]) -> None:
         """Debug a child process in a session of its own."""
         arguments = request["arguments"]
-        self.editor.connect({**arguments["configuration"], "request": arguments["request"]})
+        configuration = {**arguments["configuration"], "request": arguments["request"]}
+        self.editor.connect(configuration, parent=self)
         self.respond(request)
 
     def respond(self, request: dict[str, Any], **body: Any) -> None:
@@ -265,7 +318,12 @@ class Session:
         answer(request_seq=request["seq"], command=request["command"], body=body)
 
 
-CAPABILITIES = {"supportsStartDebuggingRequest": True, "pathFormat": "path", "linesStartAt1": True}
+CAPABILITIES = {
+    "supportsRunInTerminalRequest": True,
+    "supportsStartDebuggingRequest": True,
+    "pathFormat": "path",
+    "linesStartAt1": True,
+}
 
 
 @dataclass
@@ -290,12 +348,14 @@ class Stop:
     @property
     def call_stack(self) -> list[tuple[str, str, int]]:
         """The function, file name and line of each frame, the innermost first."""
-        names = [
-            str(frame["name"]).removesuffix(" (Current frame)") for frame in self.frames
-        ]  # see `function`
+        # See `function`.
         return [
-            (name, Path(frame["source"]["path"]).name, frame["line"])
-            for name, frame in zip(names, self.frames, strict=True)
+            (
+                str(frame["name"]).removesuffix(" (Current frame)"),
+                Path(frame["source"]["path"]).name,
+                frame["line"],
+            )
+            for frame in self.frames
         ]
 
     @property
@@ -304,9 +364,8 @@ class Stop:
 
     @property
     def function(self) -> str:
-        return str(self.frame["name"]).removesuffix(
-            " (Current frame)"
-        )  # which debugpy adds at an exception
+        # Debugpy adds the suffix at an exception.
+        return str(self.frame["name"]).removesuffix(" (Current frame)")
 
     @property
     def locals(self) -> dict[str, str]:
@@ -315,6 +374,11 @@ class Stop:
             "variables", variablesReference=scopes[0]["variablesReference"]
         )["variables"]
         return {variable["name"]: variable["value"] for variable in variables}
+
+    @property
+    def exception(self) -> str:
+        """The text of the exception that it stopped at, which the editor shows in the code."""
+        return str(self.session.ask("exceptionInfo", threadId=self.thread)["description"])
 
     @property
     def pid(self) -> int:
@@ -329,6 +393,7 @@ class Stop:
         )
 
     def press_continue(self) -> None:
+        self.session.is_stopped = False
         self.session.ask("continue", threadId=self.thread)
 
     def step_into(self) -> None:
