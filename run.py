@@ -121,7 +121,10 @@ def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
     """Return the options of `celery worker`, and -A, which stands before `worker` there."""
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
     command = click.Command("worker", params=[app_option, *celery.bin.worker.worker.params])
-    with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
+    with celery.Celery(set_as_current=False, fixups=[]) as stand_in, warnings.catch_warnings():
+        # click's warning about Celery 5.2 came already, in `main`.
+        if not click.get_current_context(silent=True):
+            warnings.simplefilter("ignore", UserWarning)
         obj = celery.bin.base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
         args = ["-P", "threads", *defaults, *worker_args]
@@ -149,6 +152,10 @@ def fork_children() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, exit_after_sigterm)
             multiprocessing.set_start_method(None, force=True)
+            # As multiprocessing's spawn does.
+            sys.path[:] = [path or os.getcwd() for path in sys.path]
+            # The env file may have changed it.
+            time.tzset()
             atexit.register(logging.shutdown)
             try:
                 super().run()
@@ -240,10 +247,7 @@ class Server(uvicorn.Server):
         if not self.worker:
             return await super().startup(sockets)
         prepare_process()
-        parent = multiprocessing.parent_process()
-        if parent and find_debugger():
-            args = (self.worker, parent.pid)
-            threading.Thread(target=end_with_debugger, args=args, daemon=True).start()
+        watch(end_with_debugger, self.worker)
         if os.name == "posix":
             # Otherwise uvicorn's handler keeps terminate() from ending what a task forks.
             reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
@@ -286,11 +290,15 @@ class Server(uvicorn.Server):
         deadline = time.monotonic() + timeout + (5 if self.started else 1)
         while self.worker.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        # Nothing else ends what tasks that are cut off have started.
+        children = multiprocessing.active_children()
         if self.worker.is_alive() or state.active_requests:
-            kill_all(child_processes(os.getpid()))
+            # Nothing else ends the programs of such a task. Python ends its pools of processes.
+            sys.addaudithook(refuse_programs)
+            pools = {child.pid for child in children}
+            below = child_processes(os.getpid())
+            kill_all(process for process in below if process.pid not in pools)
         # Python would wait for them.
-        kill_all(child for child in multiprocessing.active_children() if not child.daemon)
+        kill_all(child for child in children if not child.daemon)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
@@ -314,8 +322,15 @@ def load_worker(config: uvicorn.Config) -> Worker:
     return (Worker if is_in_threads else WorkerInProcess)(app, unloaded_config)
 
 
+def watch(target: Any, *args: Any) -> None:
+    """Start a thread that the debugger doesn't list."""
+    thread: Any = threading.Thread(target=target, args=args, daemon=True)
+    thread.is_pydev_daemon_thread = True
+    thread.start()
+
+
 def prepare_process() -> None:
-    threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
+    watch(end_with_parent)
     # What a task prints is seen at once, as by `celery worker`.
     with suppress(AttributeError):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -510,8 +525,14 @@ class Worker(threading.Thread):
             celery.worker.state.should_stop = 0
 
 
+def refuse_programs(event: str, _: Any) -> None:
+    """Keep a task that is cut off from starting another program."""
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.system") and in_task.get():
+        raise RuntimeError("The worker has stopped.")
+
+
 def child_processes(pid: int) -> list[Any]:
-    # psutil may be missing.
+    # psutil may be missing, and the process may have ended.
     with suppress(Exception):
         return list(import_module("psutil").Process(pid).children(recursive=True))
     return []
@@ -595,7 +616,7 @@ class WorkerInProcess(Worker):
             # At this, Celery puts back what it hasn't acknowledged.
             os.kill(process.pid, signal.SIGQUIT)
             process.join(3)
-        kill_all([*below, process])
+        kill_all([process, *below])
 
 
 def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
@@ -793,7 +814,7 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
         finally:
             # A step at its end runs on, and stops neither in the sender nor in the next task.
             debugger.disable_tracing()
-            threading.current_thread().additional_info.pydev_step_cmd = -1  # type: ignore
+            debugger.set_additional_thread_info(threading.current_thread()).pydev_step_cmd = -1
 
     def call_once(scope: Any, call: Any) -> Any:
         del scope["__call__"]
@@ -847,19 +868,20 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
     return store(backend, task_id, exc, *args, **kw)
 
 
-def end_with_debugger(worker: Worker, reloader: int) -> None:
+def end_with_debugger(worker: Worker) -> None:
     """End the reloader when the debugger has left for a second: Stop reaches this process alone.
 
     Restart is back sooner. A session that attached leaves the app on.
     """
+    parent = multiprocessing.parent_process()
     looks = 99
-    while looks != 10 and not worker.is_stopping:
+    while parent and find_debugger() and looks != 10 and not worker.is_stopping:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
-    if looks == 10:
-        os.kill(reloader, signal.SIGTERM)
+    if parent and parent.pid and looks == 10:
+        os.kill(parent.pid, signal.SIGTERM)
 
 
 if __name__ in ("__main__", "__mp_main__"):
