@@ -30,7 +30,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial, partialmethod
+from functools import cache, partial, partialmethod
 from importlib import import_module
 from importlib.machinery import PathFinder
 from logging import getLogger
@@ -117,13 +117,14 @@ def default_options() -> dict[str, Any]:
     return defaults
 
 
+@cache
 def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
     """Return the options of `celery worker`, and -A, which stands before `worker` there."""
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
     command = click.Command("worker", params=[app_option, *celery.bin.worker.worker.params])
     with celery.Celery(set_as_current=False, fixups=[]) as stand_in, warnings.catch_warnings():
-        # click's warning about Celery 5.2 came already, in `main`.
-        if not click.get_current_context(silent=True):
+        # click's warning about Celery 5.2 came the first time, when there was no app.
+        if app:
             warnings.simplefilter("ignore", UserWarning)
         obj = celery.bin.base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
@@ -235,6 +236,8 @@ def exit_with_error(message: str) -> NoReturn:
 
 
 class Server(uvicorn.Server):
+    """uvicorn's server, with a worker from before the app's startup until after its shutdown."""
+
     worker: Any = None
 
     async def serve(self, sockets: Any = None) -> None:
@@ -453,6 +456,9 @@ class Worker(threading.Thread):
             if broker.get_transport_cls().driver_type == "redis":
                 # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
                 options = {"polling_interval": 0.1, **conf.broker_transport_options}
+                if find_debugger():
+                    # In seconds. Redis would deliver a paused task again.
+                    options["visibility_timeout"] = 7 * 24 * 3600
                 conf.broker_transport_options = options
             broker.ensure_connection(self.note_error, interval_start=1, interval_step=0)
         self.error = "its log says why."
@@ -502,7 +508,7 @@ class Worker(threading.Thread):
         # RabbitMQ wants a name for each of several workers.
         name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
         defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
-        options = parse_worker_args(self.app, *defaults)
+        options = dict(parse_worker_args(self.app, *defaults))
         options["concurrency"] = options["concurrency"] or concurrency
         options["pool"] = options["pool_cls"] = pool or options["pool"]
         # Otherwise, what the process prints is a warning in the log.
@@ -717,6 +723,8 @@ class WorkerLog:
         if loglevel > logging.DEBUG:
             getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
         self.lower_root_level()
+        # A handler of the root logger would keep `basicConfig()` from working, and a last resort
+        # misses the loggers of libraries that have a NullHandler.
         call_handlers = logging.Logger.callHandlers
 
         def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -786,8 +794,9 @@ def describe_task(message: str, task: dict[str, Any]) -> str:
     """Return the line of a task that has ended, with a short id and the line that sent it."""
     runtime = round(task.get("runtime") or 0, 3)
     line, _ = senders.pop(task["id"], ("", []))
-    message %= {**task, "id": task["id"][:8], "runtime": runtime}
-    return message.replace("]", f"] from {line}", 1) if line else message
+    task_id = task["id"][:8]
+    message %= {**task, "id": task_id, "runtime": runtime}
+    return message.replace(f"[{task_id}]", f"[{task_id}] from {line}", 1) if line else message
 
 
 # --- The debugger ---
