@@ -702,6 +702,17 @@ class WorkerLog:
         self.level = 0
         # Whether the worker has this process for itself.
         self.is_alone = multiprocessing.current_process().name == "worker"
+        # A handler of the root logger would keep `basicConfig()` from working, and a last resort
+        # misses the loggers of libraries that have a NullHandler.
+        call_handlers = logging.Logger.callHandlers
+
+        def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
+            call_handlers(logger, record)
+            if not is_written(logger):
+                self.write(record)
+
+        logging.Logger.callHandlers = call_handlers_and_write  # type: ignore
+        logging.lastResort = logging.NullHandler()
 
     def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
         """Set up the worker's log as Celery does, but leave that of the API as it is."""
@@ -723,17 +734,6 @@ class WorkerLog:
         if loglevel > logging.DEBUG:
             getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
         self.lower_root_level()
-        # A handler of the root logger would keep `basicConfig()` from working, and a last resort
-        # misses the loggers of libraries that have a NullHandler.
-        call_handlers = logging.Logger.callHandlers
-
-        def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
-            call_handlers(logger, record)
-            if not is_written(logger):
-                self.write(record)
-
-        logging.Logger.callHandlers = call_handlers_and_write  # type: ignore
-        logging.lastResort = logging.NullHandler()
         return []
 
     def lower_root_level(self) -> None:
