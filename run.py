@@ -33,6 +33,7 @@ from contextvars import ContextVar
 from functools import cache, partial, partialmethod
 from importlib import import_module
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NoReturn
@@ -109,7 +110,7 @@ def package_of(name: str) -> str:
 
 def default_options() -> dict[str, Any]:
     # By default, uvicorn sees no edit in the first 0.25 s, when a forked app already answers.
-    defaults: dict[str, Any] = {"reload_delay": 0.1}
+    defaults: dict[str, Any] = {"reload_delay": 0 if find_spec("watchfiles") else 0.1}
     # The entrypoint of `fastapi dev`. Python 3.10 has no tomllib.
     with suppress(ImportError, OSError, KeyError, ValueError):
         toml = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
