@@ -294,6 +294,11 @@ class Server(uvicorn.Server):
         deadline = time.monotonic() + timeout + (5 if self.started else 1)
         while self.worker.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
+        if self.worker.is_alive():
+            # The broker hangs, and so would what kombu does at Python's end.
+            timer = threading.Timer(3, os._exit, (0,))
+            timer.daemon = True
+            timer.start()
         children = multiprocessing.active_children()
         if self.worker.is_alive() or state.active_requests:
             # Nothing else ends the programs of such a task. Python ends its pools of processes.
