@@ -141,12 +141,14 @@ def edit(editor, tasks):
 
 @pytest.fixture
 def run(editor, project, port):
-    """Run a command in the editor's terminal, and return its process when the API listens."""
+    """Run a command in the editor's terminal, and return its process when the API answers."""
 
     def run(*args):
         command = {"args": [sys.executable, *args], "cwd": project, "env": {}}
         process = editor.run_in_terminal(command)
-        wait_for(lambda: listens(port), editor.terminal.read_text)
+        terminal = editor.terminal
+        wait_for(lambda: "startup complete." in terminal.read_text(), terminal.read_text)
+        wait_for(lambda: listens(port), terminal.read_text)
         return process
 
     return run
