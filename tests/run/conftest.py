@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import debugpy
 import pytest
 from command import ROOT, Command, RedisServer, put_in
 
@@ -26,6 +27,15 @@ def probe(project: Path) -> Path:
 def faults(project: Path) -> Path:
     """The same with tasks that end badly and endless responses (tests/run/projects/faults)."""
     return put_in(project, "faults")
+
+
+@pytest.fixture(scope="session")
+def libs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a copy of debugpy. An editor has one of its own, too."""
+    folder = tmp_path_factory.mktemp("extension") / "libs"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(debugpy.__file__).parent, folder / "debugpy", ignore=ignored)
+    return folder
 
 
 @pytest.fixture

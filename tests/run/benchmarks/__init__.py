@@ -1,1 +1,4 @@
-"""What run.py costs, compared in one run with plain uvicorn, a worker in its parent process and two terminals."""
+"""What run.py costs, compared with its peers in one run.
+
+The peers are plain uvicorn, a worker in uvicorn's parent process, and two terminals.
+"""

@@ -1,8 +1,10 @@
-"""Compare run.py with its peers: python -m tests.run.benchmarks [--rounds N] [--only NAME...] [--picture FILE]
+"""Compare run.py with its peers:
+python -m tests.run.benchmarks [--rounds N] [--only NAME...] [--picture FILE]
 
-Prints a table in Markdown: medians over all rounds, and run.py's targets, each a ratio of two figures of the same run.
-In each round every loop has its turn, so that what else the machine does meets them alike. Needs redis-server, and
-Linux or macOS. The memory is PSS on Linux, elsewhere USS, which leaves out what processes share.
+Prints a table in Markdown: medians over all rounds, and run.py's targets. Each target is a ratio
+of two figures of the same run. In each round every loop has its turn, so that what else the
+machine does meets them alike. It needs redis-server, and Linux or macOS. The memory is PSS on
+Linux, elsewhere USS, which leaves out what processes share.
 """
 
 import argparse
@@ -40,37 +42,72 @@ LIFE = {
 }
 NAMES = (*LIFE, "idle", "ping", "sleep")
 
+Run = Callable[[Loop], Running]
 
-def run_round(names: set[str], run: Callable[[Loop], Running], figures: report.Figures) -> None:
-    """Measure each of `names` once for each loop, and add that to `figures`; `run` starts a loop."""
-    for loop in LOOPS if names & LIFE.keys() else ():
-        with run(loop) as running:
-            for name, (measure, loops) in LIFE.items():
-                if name == "start" or (name in names and loop in loops):
-                    figure = measure(running)
-                    if name in names:
-                        figures[name][loop.name].append(figure)
+
+def run_round(names: set[str], run: Run, figures: report.Figures) -> None:
+    """Measure each of `names` once for each loop, and add that to `figures`.
+
+    Args:
+        names: the figures to take.
+        run: starts a loop.
+        figures: has a list for each row and loop.
+    """
+    if names & LIFE.keys():
+        for loop in LOOPS:
+            measure_life(loop, names, run, figures)
     if "idle" in names:
-        with contextlib.ExitStack() as stack:
-            running_loops = [stack.enter_context(run(loop)) for loop in LOOPS]
-            for loop, figure in zip(LOOPS, measures.idle(running_loops), strict=True):
-                figures["idle"][loop.name].append(figure)
+        measure_idle(run, figures)
     if "ping" in names:
-        for loop in (OURS, DEFAULT_SWITCHES, TWO_TERMINALS):
-            with run(loop) as running:
-                for name, figure in zip(("ping_p50", "ping_p99", "ping_tasks"), measures.ping(running), strict=True):
-                    figures[name][loop.name].append(figure)
+        measure_pings(run, figures)
     if "sleep" in names:
         with run(HUNDRED_THREADS) as running:
             figures["sleep"][OURS.name].append(measures.sleep(running))
         figures["sleep"][report.IDEAL].append(10)
 
 
+def measure_life(loop: Loop, names: set[str], run: Run, figures: report.Figures) -> None:
+    """Take the figures of one life of a loop. Each life needs its start, asked for or not."""
+    with run(loop) as running:
+        for name, (measure, loops) in LIFE.items():
+            if name == "start" or (name in names and loop in loops):
+                figure = measure(running)
+                if name in names:
+                    figures[name][loop.name].append(figure)
+
+
+def measure_idle(run: Run, figures: report.Figures) -> None:
+    """Measure all loops at the same time."""
+    with contextlib.ExitStack() as stack:
+        running_loops = [stack.enter_context(run(loop)) for loop in LOOPS]
+        for loop, figure in zip(LOOPS, measures.idle(running_loops), strict=True):
+            figures["idle"][loop.name].append(figure)
+
+
+def measure_pings(run: Run, figures: report.Figures) -> None:
+    names = ("ping_p50", "ping_p99", "ping_tasks")
+    for loop in (OURS, DEFAULT_SWITCHES, TWO_TERMINALS):
+        with run(loop) as running:
+            for name, figure in zip(names, measures.ping(running), strict=True):
+                figures[name][loop.name].append(figure)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.run.benchmarks", description=__doc__.partition("\n\n")[2])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each figure is taken (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the main figures as bars, in SVG")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.run.benchmarks", description=__doc__.partition("\n\n")[2]
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="how often each figure is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES)
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="write the main figures as bars, in SVG"
+    )
     args = parser.parse_args()
     if not shutil.which("redis-server"):
         parser.error("install redis-server")

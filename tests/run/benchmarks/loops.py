@@ -1,4 +1,7 @@
-"""The dev loops that are compared, each as a user types it, with --reload and 4 tasks at a time where it can."""
+"""The dev loops that are compared, each as a user types it.
+
+Each has --reload, and 4 tasks at a time where it can.
+"""
 
 import contextlib
 import http.client
@@ -17,7 +20,8 @@ import psutil
 
 from tests.run.command import ROOT, free_port, listens
 
-TIMEOUT = 60  # seconds, after which a loop is taken for broken
+# A loop is taken for broken after so many seconds.
+TIMEOUT = 60
 
 
 @dataclass(frozen=True)
@@ -38,24 +42,32 @@ class Loop:
 
 
 SERVE = ("main:app", "--reload")
-WORKER = f"{sys.executable} -m celery -A tasks worker --loglevel info -c 4"  # prefork, Celery's default
+# Its pool is prefork, Celery's default.
+WORKER = f"{sys.executable} -m celery -A tasks worker --loglevel info -c 4"
 
 OURS = Loop("run.py", (("run.py", *SERVE, "--", "-c", "4"),))
 UVICORN = Loop("uvicorn alone", (("-m", "uvicorn", *SERVE),), answer="/direct")
 IN_PARENT = Loop("worker in parent", (("in_parent.py", *SERVE),))
-TWO_TERMINALS = Loop("two terminals", (*UVICORN.commands, ("-m", "watchfiles", "--filter", "python", WORKER)))
+TWO_TERMINALS = Loop(
+    "two terminals", (*UVICORN.commands, ("-m", "watchfiles", "--filter", "python", WORKER))
+)
 LOOPS = (OURS, UVICORN, IN_PARENT, TWO_TERMINALS)
 
-DEFAULT_SWITCHES = Loop("Python's default", OURS.commands, env=(("BENCHMARK_SWITCH_INTERVAL", "default"),))
+DEFAULT_SWITCHES = Loop(
+    "Python's default", OURS.commands, env=(("BENCHMARK_SWITCH_INTERVAL", "default"),)
+)
 HUNDRED_THREADS = Loop(OURS.name, (("run.py", *SERVE, "--", "-c", "100"),))
 
 
 class Running:
-    """A loop that runs, in a folder of its own. As a context manager, all its processes have ended after the block.
+    """A loop that runs, in a folder of its own.
+
+    It is a context manager: all its processes have ended after the block.
 
     Args:
         loop: the loop.
-        folder: an empty one. The project is below it, and the log beside that, as it would wake the reloader.
+        folder: an empty one. The project is below it. The log is beside the project, as it would
+            wake the reloader.
         redis_url: of a Redis that answers, with a database for this loop alone.
 
     Attributes:
@@ -68,10 +80,17 @@ class Running:
         self.port = free_port()
         self.log = folder / "log"
         project = folder / "project"
-        shutil.copytree(Path(__file__).parent / "app", project, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(__file__).parent / "app", project, ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copy(ROOT / "run.py", project)
         self.tasks = project / "tasks.py"
-        env = {**os.environ, "UVICORN_PORT": str(self.port), "REDIS_URL": redis_url, **dict(loop.env)}
+        env = {
+            **os.environ,
+            "UVICORN_PORT": str(self.port),
+            "REDIS_URL": redis_url,
+            **dict(loop.env),
+        }
         for name in ("PYTHONDONTWRITEBYTECODE", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
             env.pop(name, None)
         self.started = time.perf_counter()
@@ -84,7 +103,8 @@ class Running:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # as a shell does: Ctrl-C reaches the command's whole process group
+                    # A shell does this, too: Ctrl-C reaches the command's whole process group.
+                    start_new_session=True,
                 )
                 for command in loop.commands
             ]
@@ -134,10 +154,17 @@ class Running:
                 return int(self.get(self.loop.answer)) == answer
             return False
 
-        wait_for(answers, timeout, lambda: f"{self.loop.name} does not answer {answer}:\n{self.log.read_text()}")
+        wait_for(
+            answers,
+            timeout,
+            lambda: f"{self.loop.name} does not answer {answer}:\n{self.log.read_text()}",
+        )
 
     def settle(self) -> None:
-        """Return once the processes have nothing more to do: for a second, less than a tenth of a core's time."""
+        """Return once the processes have nothing more to do.
+
+        For a second they have used less than a tenth of a core's time.
+        """
         before = self.cpu_seconds()
 
         def is_idle() -> bool:
@@ -178,8 +205,20 @@ def get(connection: http.client.HTTPConnection, path: str) -> bytes:
 def redis_server(folder: Path) -> Iterator[str]:
     """Run a redis-server that keeps nothing, and yield its URL without a database."""
     port = free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--databases", "1000"]
-    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        "redis-server",
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--save",
+        "",
+        "--databases",
+        "1000",
+    ]
+    server = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_for(lambda: listens(port))
         yield f"redis://127.0.0.1:{port}"
@@ -188,8 +227,14 @@ def redis_server(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT, why: Callable[[], Any] = str) -> None:
-    """Return once `condition` holds; raise TimeoutError with what `why` returns if it doesn't in `timeout` seconds."""
+def wait_for(
+    condition: Callable[[], bool], timeout: float = TIMEOUT, why: Callable[[], Any] = str
+) -> None:
+    """Return once `condition` holds.
+
+    Raises:
+        TimeoutError: it didn't in `timeout` seconds. The message is what `why` returns.
+    """
     deadline = time.perf_counter() + timeout
     while not condition():
         if time.perf_counter() > deadline:

@@ -1,4 +1,7 @@
-"""One function for each figure. It takes a loop that runs and has answered, and returns what the table shows."""
+"""One function for each figure.
+
+It takes a loop that runs and has answered, and returns what the table shows.
+"""
 
 import contextlib
 import statistics
@@ -18,7 +21,10 @@ def start(running: Running) -> float:
 
 
 def memory(running: Running) -> float:
-    """Return the MiB of memory of all its processes, with what they share counted once (PSS, which is Linux')."""
+    """Return the MiB of memory of all its processes.
+
+    On Linux this is PSS, which counts once what processes share.
+    """
     running.settle()
     total = 0
     for process in running.tree():
@@ -28,7 +34,10 @@ def memory(running: Running) -> float:
 
 
 def round_trip(running: Running) -> float:
-    """Return the median of the seconds that a request takes which sends a task and waits for its result."""
+    """Return the median of the seconds that a request takes.
+
+    The request sends a task and waits for its result.
+    """
     with contextlib.closing(running.connect()) as connection:
         return statistics.median(timed(lambda: get(connection, "/task")) for _ in range(200))
 
@@ -39,7 +48,10 @@ def burst(running: Running) -> float:
 
 
 def edit(running: Running) -> float:
-    """Return the seconds from the save of a changed task to its answer; NEVER if it doesn't come in 5 s."""
+    """Return the seconds from the save of a changed task to its answer.
+
+    It is NEVER if the answer doesn't come in 5 s.
+    """
     running.settle()
     answer = int(running.get(running.loop.answer))
     code = running.tasks.read_text()
@@ -71,18 +83,27 @@ def idle(running: list[Running]) -> list[float]:
     used, began = [sum(each.cpu_seconds().values()) for each in running], time.perf_counter()
     time.sleep(10)
     seconds = time.perf_counter() - began
-    return [100 * (sum(each.cpu_seconds().values()) - was) / seconds for each, was in zip(running, used, strict=True)]
+    return [
+        100 * (sum(each.cpu_seconds().values()) - was) / seconds
+        for each, was in zip(running, used, strict=True)
+    ]
 
 
 def ping(running: Running) -> tuple[float, float, float]:
-    """Return p50 and p99, in seconds, of GET /ping while 4 CPU-bound tasks run, and the seconds these took.
+    """Measure GET /ping while 4 CPU-bound tasks run.
 
-    One request follows the other after 10 ms, so that the load is no greater where the answers are faster.
+    One request follows the other after 10 ms, so that the load is no greater where the answers are
+    faster.
+
+    Returns:
+        p50 and p99 of the requests, and how long the tasks took, all in seconds.
     """
     running.wait_for_answer(4)
     running.settle()
     taken: list[float] = []
-    tasks = threading.Thread(target=lambda: taken.append(timed(lambda: running.get("/spin?count=4"))))
+    tasks = threading.Thread(
+        target=lambda: taken.append(timed(lambda: running.get("/spin?count=4")))
+    )
     times = []
     with contextlib.closing(running.connect()) as connection:
         get(connection, "/ping")

@@ -1,23 +1,23 @@
-"""Tasks and handlers start processes as in a Python of their own, and none of these holds up the end or a reload."""
+"""Tasks and handlers start processes as in a Python of their own.
+
+None of these processes holds up the end or a reload.
+"""
 
 import multiprocessing
 
 import pytest
-from command import MODES, listens, put_in, wait_for
+from command import MODES, listens, wait_for
 
-METHODS = ["", *multiprocessing.get_all_start_methods()]  # the first is Python's default
-
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
+# The first is Python's default.
+METHODS = ["", *multiprocessing.get_all_start_methods()]
 
 
 @pytest.mark.parametrize("args", MODES.values(), ids=MODES)
 def test_any_start_method_works_in_tasks_and_handlers(start, guest, args):
     server = start("run.py", "main:app", *args)
     child = {"gc": True, "blocked signals": 0}
-    right = {"squares": [0, 1, 4, 9], "pool": child, "process": child, "exit code": -15}  # terminate() has ended it
+    # The exit code is that of terminate().
+    right = {"squares": [0, 1, 4, 9], "pool": child, "process": child, "exit code": -15}
     for where in ("task", "handler"):
         for method in METHODS:
             got = server.get(f"/{where}/start_processes", args=method)
@@ -40,7 +40,8 @@ RUN_ON = pytest.mark.parametrize("task", ["wait_for_process", "wait_for_pool", "
 @pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
 def test_process_that_runs_on_holds_up_neither_the_end_nor_the_port(start, guest, args, task):
     server = start_task_with_process(start, guest, task, *args)
-    server.process.terminate()  # this process alone, where Ctrl-C would reach the task's too
+    # The signal reaches this process alone, where Ctrl-C would reach the task's too.
+    server.process.terminate()
     wait_for(server.ended, lambda: server.log, timeout=10)
     wait_for(lambda: not server.leftovers(), lambda: str(server.leftovers()), timeout=5)
     assert not listens(server.port)

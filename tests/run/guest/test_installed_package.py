@@ -47,7 +47,9 @@ def test_line_of_a_task_names_its_sender(start, project, path):
     server = start("run.py", "shop.main:app", PYTHONPATH=path)
     assert server.get() == 4
     server.wait_for_log("succeeded in")
-    assert re.search(r"Task shop\.worker\.add\[\w{8}\] from \S+shop/main\.py:12 succeeded in", server.log), server.log
+    assert re.search(
+        r"Task shop\.worker\.add\[\w{8}\] from \S+shop/main\.py:12 succeeded in", server.log
+    ), server.log
 
 
 def test_traceback_of_an_error_at_import_begins_at_its_own_line(start, project, path):

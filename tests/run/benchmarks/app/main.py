@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from tasks import add, sleep, spin
 
 if os.environ.get("BENCHMARK_SWITCH_INTERVAL") == "default":
-    sys.setswitchinterval = lambda seconds: None  # so that run.py can't shorten it
+    # run.py can't shorten the interval now.
+    sys.setswitchinterval = lambda seconds: None
 
 app = FastAPI()
 

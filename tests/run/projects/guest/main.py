@@ -1,8 +1,12 @@
-"""An API that runs any task, or calls its function in the handler itself, and tells how its process is set up."""
+"""An API that runs any task, or calls its function in the handler itself.
+
+It also returns how its process is set up.
+"""
 
 from typing import Annotated, Any
 
-import state  # before Celery is
+# state is imported before Celery is.
+import state
 import tasks
 from fastapi import FastAPI, Query
 

@@ -29,7 +29,8 @@ def fail():
 @app.task
 def say(text):
     print(text)
-    while not os.path.exists("heard"):  # that it is seen, while the task runs
+    # The text is to be seen while the task runs.
+    while not os.path.exists("heard"):
         time.sleep(0.01)
 
 

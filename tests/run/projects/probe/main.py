@@ -11,7 +11,7 @@ from celery.worker import state
 from fastapi import FastAPI, Query
 
 app = FastAPI()
-Args = Annotated[list[str], Query(default_factory=list)]
+Args = Annotated[list[str], Query()]
 
 
 @app.get("/")
@@ -31,17 +31,17 @@ def process() -> dict[str, Any]:
 
 
 @app.get("/run/{task}")
-def run(task: str, args: Args) -> Any:
+def run(task: str, args: Args = ()) -> Any:
     return getattr(tasks, task).delay(*args).get(timeout=20)
 
 
 @app.get("/error/{task}")
-def error(task: str, args: Args) -> str:
+def error(task: str, args: Args = ()) -> str:
     return str(getattr(tasks, task).delay(*args).get(timeout=20, propagate=False))
 
 
 @app.get("/send/{task}")
-def send(task: str, args: Args, count: int = 1) -> list[str]:
+def send(task: str, args: Args = (), count: int = 1) -> list[str]:
     return [getattr(tasks, task).delay(*args).id for _ in range(count)]
 
 
