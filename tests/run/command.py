@@ -199,6 +199,13 @@ def is_loopback(address: str) -> bool:
     return address.startswith(("127.", "::1", "::ffff:127."))
 
 
+def make_certificate(key: Path, cert: Path) -> None:
+    """Write a private key, and a certificate of localhost that it has signed itself."""
+    certify = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    certify += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(certify, check=True, capture_output=True)
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

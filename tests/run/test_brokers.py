@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from command import MODES, free_port, listens, wait_for
+from command import MODES, free_port, listens, make_certificate, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -34,19 +34,7 @@ def broker(request, tmp_path):
 
 def redis_with_tls(folder):
     port, key, cert = free_port(), folder / "key.pem", folder / "cert.pem"
-    certify = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    subprocess.run([*certify, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    make_certificate(key, cert)
     tls = [
         "--tls-cert-file",
         cert,

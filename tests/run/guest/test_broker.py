@@ -4,10 +4,9 @@ What was revoked stays so, TLS is the app's, and a broker may go and come back.
 """
 
 import shutil
-import subprocess
 
 import pytest
-from command import RedisServer, wait_for
+from command import RedisServer, make_certificate, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -74,24 +73,7 @@ def redis_with_tls(tmp_path_factory):
     if not shutil.which("redis-server") or not shutil.which("openssl"):
         pytest.skip("there is no redis-server or no openssl on PATH")
     folder = tmp_path_factory.mktemp("tls")
-    certify = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    subprocess.run(
-        [*certify, "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    make_certificate(folder / "key.pem", folder / "cert.pem")
     files = [
         "--tls-cert-file",
         "cert.pem",
