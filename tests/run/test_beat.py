@@ -56,13 +56,10 @@ def test_file_that_is_named_is_used_and_kept(start, scheduled, named_by):
 @pytest.mark.parametrize(
     ("args", "env"), [(["--workers", "2"], {}), ([], {"WEB_CONCURRENCY": "2"})]
 )
-def test_beat_of_several_workers_is_refused_as_each_would_send_each_task(
-    start, scheduled, args, env
-):
+def test_one_process_serves_with_beat_though_several_are_asked_for(start, scheduled, args, env):
     server = start("run.py", "main:app", *args, "--", "-B", **env)
-    assert server.wait() == 2
-    message = "Error: Each of several workers would run -B. Drop one of the two options.\n"
-    assert message in server.log
+    server.wait_for_log("Task tasks.where")
+    assert server.log.count("Started server process") == 1
 
 
 def test_beat_that_failed_does_not_hold_up_the_end(start, probe):

@@ -42,6 +42,8 @@ def editor(project, libs, port, redis_port):
     """An editor with a copy of the project open."""
     shutil.copytree(ROOT / ".vscode", project / ".vscode")
     env = {"UVICORN_PORT": str(port), "REDIS_URL": f"redis://localhost:{redis_port}/0"}
+    # Root is a container's usual user.
+    env["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser privileges"
     with Editor(project, libs, **env) as editor:
         yield editor
 
@@ -414,41 +416,10 @@ def test_a_step_in_the_handler_leaves_its_paused_task_where_it_is(editor, main, 
     assert response.result().json() == 4
 
 
-SLOW = """
-
-import tasks
-
-
-@app.get("/slow")
-def slow():
-    tasks.slow.delay().get(timeout=3)
-"""
-
-SOON_AGAIN = {
-    "visibility_timeout": 1,
-    "unacked_restore_interval": 1,
-    "unacked_restore_throttle": 1,
-}
-
-SLOW_TASK = """
-
-@app.task
-def slow():
-    import time
-
-    time.sleep(6)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, RELOAD])
-def test_timeouts_do_not_count_the_time_of_a_paused_task(editor, project, name, main, tasks, get):
-    """Neither `get()` gives up, nor does the broker deliver it again. Others time out."""
-    main.write_text(main.read_text().replace("timeout=10", "timeout=3") + SLOW)
-    tasks.write_text(tasks.read_text() + SLOW_TASK)
-    settings = project / "app" / "celeryconfig.py"
-    text = settings.read_text()
-    settings.write_text(text.replace('{"socket_timeout": 3}', str(SOON_AGAIN)))
+def test_timeout_of_get_does_not_count_the_time_at_a_breakpoint(editor, name, main, tasks, get):
+    main.write_text(main.read_text().replace("timeout=10", "timeout=3"))
     editor.set_breakpoint(tasks, "return x + y")
     editor.press_f5(name)
     response = get()
@@ -458,7 +429,6 @@ def test_timeouts_do_not_count_the_time_of_a_paused_task(editor, project, name, 
     assert not response.done()
     task.press_continue()
     assert response.result().json() == {"2+2": 4}
-    assert get("/slow").result().status_code == 500
     assert editor.stops.empty()
 
 
@@ -498,15 +468,6 @@ def test_a_box_of_exceptions_may_be_ticked_at_any_time(editor, name, main, tasks
         in_handler = [("exception", "read_root", main)]
         assert stops == ([] if filters == DEFAULT else in_handler)
         assert result.status_code == 500
-
-
-def test_a_task_does_not_stop_at_an_exception_that_it_throws(editor, tasks, get, finish):
-    text = tasks.read_text().replace("@app.task", "@app.task(throws=ValueError)")
-    tasks.write_text(text.replace("return x + y", "raise ValueError(x)"))
-    editor.exceptions = DEFAULT
-    editor.press_f5(PLAIN)
-    stops, result = finish(get())
-    assert (stops, result.status_code) == ([], 500)
 
 
 def test_a_test_stops_in_the_task_that_it_runs(editor, project, tasks):

@@ -58,7 +58,8 @@ def project(request, tmp_path):
 def test_common_layouts_work(start, project, args, answer, options):
     server = start("run.py", *joined(args, options))
     assert server.get() == answer
-    assert "Warning" not in server.log
+    # Celery 5.7 warns of the stub.
+    assert "Warning" not in server.log.replace("DuplicateTaskNameWarning", "")
 
 
 @pytest.mark.parametrize("project", ["default_app"], indirect=True)
@@ -88,7 +89,7 @@ def test_app_and_its_celery_app_are_found(start, project, args, task, modules, r
 
 HOW = "Name the Celery app: -- -A module:attribute"
 NO_APP = f"APP has no Celery app with tasks. {HOW}"
-TWO_APPS = f"APP has 2 Celery apps with a broker each. {HOW}"
+TWO_APPS = f"APP has 2 brokers. {HOW}"
 NOT_LOADED = "Could not load main:app. Fix this error:"
 
 

@@ -10,8 +10,8 @@ from command import ROOT
 # Its libraries are imported before, as their effects are not those of run.py.
 CODE = """
 import json, logging, multiprocessing, os, signal, sys, threading, warnings
-import billiard.einfo, celery, celery.app.defaults, celery.concurrency.base, celery.local, click
-import asyncio, uvicorn, uvicorn.main, uvicorn.supervisors.multiprocess
+import billiard.einfo, celery, celery.concurrency.base, celery.bin.worker, click
+import asyncio, uvicorn, uvicorn.main
 from celery import signals
 
 def state():
@@ -30,7 +30,6 @@ def state():
         "uvicorn": str([
             uvicorn._subprocess.spawn,
             sys.modules["uvicorn.main"].Server,
-            vars(uvicorn.supervisors.multiprocess).get("Server"),
         ]),
         "receivers": [len(getattr(signals, name).receivers) for name in signals.__all__],
         "current Celery app": str(celery._state._tls.current_app),

@@ -24,7 +24,7 @@ def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(
     assert server.get("/run/where")["pid"] != server.get("/process")["pid"]
     server.wait_for_log("succeeded")
     assert re.search(
-        r"^INFO:     worker - Task tasks\.where\[\w{8}\] succeeded in \S+s: ",
+        r"^INFO:     worker - Task tasks\.where\[\S+\] succeeded in \S+s: ",
         server.log,
         re.M,
     )

@@ -46,7 +46,7 @@ each_server = pytest.mark.parametrize(
 def test_redis_is_started_at_the_address_and_ends_with_run_py(start, project, environment, name):
     server = start("run.py", "main:app", "--reload", **environment)
     assert server.get() == {"2+2": 4}
-    message = f"Starting {name}, as nothing listens on port {server.redis_port}"
+    message = f"Starting {name} on port {server.redis_port}"
     assert server.log.startswith(f"INFO:     {message}\n")
     addresses = listening_addresses(server.redis_port)
     assert addresses
@@ -113,7 +113,7 @@ def test_localhost_6379_is_the_default(start, project):
         pytest.skip("something listens on port 6379 of this machine")
     server = start("run.py", "main:app", REDIS_URL=None)
     assert server.get() == {"2+2": 4}
-    assert "as nothing listens on port 6379" in server.log
+    assert "Starting redis-server on port 6379" in server.log
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,13 @@ def test_localhost_6379_is_the_default(start, project):
     [
         (
             "redis://redis.invalid:6379/0",
-            "Name or service not known|nodename nor servname|no answer|resolution",
+            "Name or service not known|nodename nor servname|resolution",
         ),
-        ("redis://localhost:{silent}/0", "no answer"),
-        ("redis://localhost:{http}/0", "Protocol Error|no answer|Connection closed"),
+        ("redis://localhost:{http}/0", "Protocol Error|Connection closed"),
         ("redis://:wrong@localhost:{redis}/0", "invalid username-password pair"),
     ],
     ids=[
         "another machine that does not answer",
-        "a silent server",
         "an HTTP server",
         "a wrong password",
     ],
@@ -141,20 +139,20 @@ def test_broker_that_cannot_be_used_is_reported_in_one_line(start, ports, url, p
     assert line.startswith("ERROR:    The Celery worker could not start: no connection to redis://")
     assert re.search(problem.format(**ports), line)
     assert " Start it" in line
-    assert line.endswith(" or set CELERY_BROKER_URL or REDIS_URL.")
+    assert line.endswith(" or set CELERY_BROKER_URL.")
     assert "wrong" not in line
     assert server.log.endswith(f"{line}\n")
 
 
 @pytest.fixture
 def ports(redis_server):
-    """Return the ports of a silent server, an HTTP server, and a Redis with a password."""
+    """Return the ports of an HTTP server, and of a Redis with a password."""
     port = port_of(redis_server)
     redis.Redis(port=port).config_set("requirepass", "right")
     web = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
-    with socket.create_server(("127.0.0.1", 0)) as silent, web:
-        yield {"silent": silent.getsockname()[1], "http": web.server_port, "redis": port}
+    with web:
+        yield {"http": web.server_port, "redis": port}
         web.shutdown()
 
 
@@ -163,17 +161,9 @@ def test_broker_that_the_app_really_uses_is_tried_too(start, project):
     server = start("run.py", "main:app")
     assert server.wait() == STARTUP_FAILURE
     assert re.search(
-        "^ERROR: .* no connection to redis://.*redis.invalid:6379/0: ", server.log, re.M
+        "^ERROR: .* no connection to redis://.*redis.invalid:6379/0 ", server.log, re.M
     )
     assert "Traceback" not in server.log
-
-
-def test_result_backend_of_the_environment_counts_too(start, project):
-    port = free_port()
-    env = {"CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": f"redis://localhost:{port}/0"}
-    server = start("run.py", "main:app", REDIS_URL=None, **env)
-    assert server.get() == {"2+2": 4}
-    assert listens(port)
 
 
 def test_no_redis_is_started_if_none_is_used(start, project):
@@ -187,7 +177,7 @@ def test_broker_of_another_kind_is_tried_too(start, project):
     set_broker(project, f"amqp://localhost:{free_port()}//")
     server = start("run.py", "main:app")
     assert server.wait() == STARTUP_FAILURE
-    assert re.search("^ERROR: .* no connection to amqp://.*: .*refused", server.log, re.M)
+    assert re.search("^ERROR: .* no connection to amqp://.*refused", server.log, re.M)
     assert "Traceback" not in server.log
 
 

@@ -7,7 +7,7 @@ import redis
 
 def sender_of(server, task):
     server.wait_for_log(f"Task tasks.{task}[")
-    return re.search(rf"Task tasks\.{task}\[\w{{8}}\] from (\S+) ", server.log)[1]
+    return re.search(rf"Task tasks\.{task}\[\S+\] from (\S+) ", server.log)[1]
 
 
 def line_of(path, text):
@@ -38,7 +38,7 @@ def test_task_of_another_process_has_no_sender(start, probe, redis_server):
     server.get()
     start("-m", "celery", "-A", "tasks", "call", "tasks.fail", REDIS_URL=redis_server)
     server.wait_for_log("Task tasks.fail[")
-    assert re.search(r"Task tasks\.fail\[\w{8}\] raised", server.log)
+    assert re.search(r"Task tasks\.fail\[\S+\] raised", server.log)
 
 
 def test_message_of_a_task_has_nothing_of_its_sender(start, probe, redis_server):

@@ -98,7 +98,6 @@ def test_sigterm_runs_exit_functions(start, probe):
 
 def test_sigterm_to_each_process_lets_tasks_finish(server):
     """systemd and `timeout` send it like this."""
-    # Each of --workers runs some of them, whichever answers.
     server.get("/send/sleep", args="1", count=8)
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     os.killpg(server.process.pid, signal.SIGTERM)
@@ -145,7 +144,7 @@ def test_task_that_runs_longer_than_the_bound_is_cut_off_and_its_result_says_so(
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     server.press_ctrl_c()
     assert server.wait() == 0
-    message = f"Task tasks.sleep[{task_id}] was cut off before its result was stored. It fails."
+    message = f"Task tasks.sleep[{task_id}] was cut off by the stop, and fails."
     assert message in server.log
     wait_for(lambda: not server.leftovers())
     server = start(*args, REDIS_URL=redis_server)
@@ -160,8 +159,8 @@ def test_task_with_acks_late_is_delivered_again_at_once(start, probe, redis_serv
     wait_for(lambda: "tasks.sleep_late" in server.get("/active"))
     server.press_ctrl_c()
     server.wait()
-    cut_off = f"Task tasks.sleep_late[{task_id}] was cut off before its result was stored."
-    assert f"{cut_off} The broker will deliver it again." in server.log
+    message = f"Task tasks.sleep_late[{task_id}] was cut off by the stop, and runs again."
+    assert message in server.log
     server = start(*args, REDIS_URL=redis_server)
     server.wait_for_log("succeeded in 3.")
 
@@ -211,7 +210,7 @@ def test_all_ends_when_the_worker_does(start, probe):
     server = start("run.py", "main:app")
     server.get("/shutdown_worker")
     server.tree()
-    assert server.wait() == 1
+    assert server.wait() != 0
     assert WORKER_ENDED in server.log
     server.wait_until_nothing_is_left()
 

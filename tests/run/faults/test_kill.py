@@ -53,13 +53,3 @@ def test_kill_9_of_any_process_at_random_moments_leaves_nothing(start, faults, m
             server.press_ctrl_c()
         server.wait_until_nothing_is_left(lambda: f"{seed} {killed}")
     assert start("run.py", "main:app", *MODES[mode], **env).get() == {"2+2": 4}
-
-
-def test_server_process_of_several_that_is_killed_has_a_successor(start, faults):
-    server = start("run.py", "main:app", "--workers", "2")
-    server.wait_for_log("Application startup complete.", count=2)
-    pid = int(server.log.partition("Started server process [")[2].partition("]")[0])
-    [victim] = [process for process in server.tree() if process.pid == pid]
-    victim.kill()
-    server.wait_for_log("Application startup complete.", count=3)
-    assert server.get() == {"2+2": 4}

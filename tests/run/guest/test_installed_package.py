@@ -48,7 +48,7 @@ def test_line_of_a_task_names_its_sender(start, project, path):
     assert server.get() == 4
     server.wait_for_log("succeeded in")
     assert re.search(
-        r"Task shop\.worker\.add\[\w{8}\] from \S+shop/main\.py:12 succeeded in", server.log
+        r"Task shop\.worker\.add\[\S+\] from \S+shop/main\.py:12 succeeded in", server.log
     ), server.log
 
 

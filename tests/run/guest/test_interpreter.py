@@ -33,11 +33,9 @@ def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, ar
         del process["pid"], process["modules of the worker"]
     assert seen.pop("argv") == ["run.py", "main:app", *args]
     assert right.pop("argv")[1:] == ["main:app", *args]
-    # `uvicorn --reload` leaves its own start method there.
-    assert seen.pop("start method") is None
-    del right["start method"]
-    # Celery warns of a worker that root runs.
-    seen["warnings"].remove("ignore SecurityWarning")
+    # uvicorn's reloader leaves its start method there.
+    methods = ("fork", "spawn") if args else (None, None)
+    assert (seen.pop("start method"), right.pop("start method")) == methods
     assert seen == right
 
 
@@ -46,10 +44,6 @@ def test_serving_process_has_no_file_of_the_reloaders(start, guest):
     server = start("run.py", "main:app", "--reload")
     serving = files(server.get("/process")["pid"])
     assert not [file for file in serving if "inotify" in file]
-    guards = [files(process.pid) for process in server.tree() if process.name() == "sh"]
-    assert (
-        not {file for of_guard in guards for file in of_guard if file.startswith("pipe:")} & serving
-    )
 
 
 def files(pid):
@@ -65,9 +59,9 @@ def files(pid):
 def test_app_may_change_the_arguments_at_import(start, guest, args):
     state = guest / "state.py"
     state.write_text(f"{state.read_text()}\nsys.argv = ['other']\n")
-    server = start("run.py", "main:app", *args, "--", "-c", "7")
+    server = start("run.py", "main:app", *args, "--", "-n", "other@%h")
     assert server.get("/task/add", args=["2", "2"]) == 4
-    assert "7 threads for" in server.log
+    assert "worker - other@" in server.log
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has it since 3.11")
@@ -79,13 +73,3 @@ def test_safe_path_and_a_path_of_the_users(start, guest, tmp_path_factory, args)
         file.write("import extra_lib\n")
     server = start("run.py", "main:app", *args, PYTHONSAFEPATH="1", PYTHONPATH=str(folder))
     assert server.get("/task/add", args=["2", "2"]) == 4
-
-
-def test_time_zone_of_the_env_file(start, guest):
-    (guest / ".env").write_text("TZ=Asia/Kathmandu\n")
-    with (guest / "tasks.py").open("a") as file:
-        file.write(
-            "@app.task\ndef zone():\n    return time.tzname[0], time.localtime().tm_gmtoff\n"
-        )
-    server = start("run.py", "main:app", "--reload", "--env-file", ".env", TZ=None)
-    assert server.get("/task/zone") == ["+0545", 20700]

@@ -34,9 +34,9 @@ OLD_PROTOCOL = "app.conf.task_protocol = 1\n"
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        (FACTORY, r"Task tasks.add\[\w{8}\] from main.py:\d+ succeeded in"),
-        (FORMAT, r"Task tasks.add\[\w{8}\] from main.py:\d+ took \d.\d\d s"),
-        (OLD_PROTOCOL, r"Task tasks.add\[\w{8}\] .*succeeded in"),
+        (FACTORY, r"Task tasks.add\[\S+\] from main.py:\d+ succeeded in"),
+        (FORMAT, r"Task tasks.add\[\S+\] from main.py:\d+ took \d.\d\d s"),
+        (OLD_PROTOCOL, r"Task tasks.add\[\S+\] .*succeeded in"),
     ],
     ids=["a factory of records", "a format of success", "the older protocol"],
 )
