@@ -321,14 +321,14 @@ def find_celery_app(name: str | None) -> Any:
 
 
 def load_tasks(app: Any) -> list[str]:
-    """Import what `include`, `imports` and `autodiscover_tasks` name. Return the names of tasks."""
+    """Import what `include`, `imports` and `autodiscover_tasks` name, and return the tasks' names."""
     app.loader.init_worker()
     app.finalize()
     return [name for name in app.tasks if not name.startswith("celery.")]
 
 
 def routed_queues(app: Any) -> Any:
-    """Return the app's queues, with those that its tasks and its beat schedule are routed to."""
+    """Return the queues of the app, of its tasks and its beat schedule."""
     calls = [(entry["task"], entry.get("options")) for entry in app.conf.beat_schedule.values()]
     calls += [(task.name, {"queue": getattr(task, "queue", None)}) for task in app.tasks.values()]
     for name, options in calls:
@@ -478,7 +478,7 @@ class TaskPool(BasePool):
             message = "Task %s[%s] was cut off by the stop, and %s."
             getLogger("celery.worker").error(message, request.name, request.id, fate)
             if request.acknowledged:
-                lost = WorkerLostError("The worker stopped before the task ended.")
+                lost = WorkerLostError("The worker stopped before that.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
@@ -523,7 +523,7 @@ def end_children() -> None:
 
     children = multiprocessing.active_children()
     ending: list[Any] = [child for child in children if not child.daemon]
-    if celery.worker.state.active_requests:
+    if import_module("celery.worker.state").active_requests:
         sys.addaudithook(refuse)
         with suppress(ImportError):
             below = import_module("psutil").Process().children(recursive=True)
@@ -652,7 +652,7 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
 
     def call() -> Any:
         for *_, values in frames:
-            del values["__call__"]
+            values.pop("__call__", None)
         debugger.enable_tracing()
         try:
             return target(*args, **kwargs)
