@@ -39,7 +39,6 @@ from urllib.parse import unquote, urlsplit
 
 try:
     import celery.backends.asynchronous
-    import celery.backends.base
     import celery.beat
     import celery.bin.worker
     import celery.result
@@ -321,7 +320,7 @@ def find_celery_app(name: str | None) -> Any:
 
 
 def load_tasks(app: Any) -> list[str]:
-    """Import what `include`, `imports` and `autodiscover_tasks` name, and return the tasks' names."""
+    """Import the modules that settings name, and return the names of tasks."""
     app.loader.init_worker()
     app.finalize()
     return [name for name in app.tasks if not name.startswith("celery.")]
@@ -345,8 +344,7 @@ in_task = ContextVar("in_task", default=False)
 class Worker(threading.Thread):
     """Celery's worker in a thread, with `TaskPool`."""
 
-    is_ready = False
-    is_stopping = False
+    is_ready = is_stopping = False
     error = "its log says why."
     hostname = ""
     deadline = float("inf")
@@ -367,7 +365,7 @@ class Worker(threading.Thread):
             self.run_worker()
         except BaseException as exc:
             self.error = str(exc) or repr(exc)
-        if self.is_ready and not self.is_stopping:
+        if self.is_ready and self.deadline == float("inf"):
             log.error("The Celery worker ended, and so does its process: %s", self.error)
             signal.raise_signal(signal.SIGTERM)
 
@@ -381,7 +379,7 @@ class Worker(threading.Thread):
             try:
                 broker.ensure_connection(max_retries=4, interval_start=1, interval_step=0)
             except Exception as exc:
-                url = broker.as_uri().replace(":**@", "")
+                url = broker.as_uri().replace("://:**@", "://")
                 how = "Start it (on Windows: in WSL or Docker), or set CELERY_BROKER_URL."
                 raise ConnectionError(f"no connection to {url} ({exc}). {how}") from exc
 
@@ -397,37 +395,41 @@ class Worker(threading.Thread):
             # Timeouts of `.get()` count the time at a breakpoint. CPU time stands still.
             clock = types.SimpleNamespace(monotonic=time.process_time, sleep=time.sleep)
             celery.backends.asynchronous.time = clock
-        # Celery has no signal before a failure is stored.
-        backend = celery.backends.base.Backend
-        backend.mark_as_failure = partialmethod(stop_at_failure, backend.mark_as_failure)
+        signals.task_failure.connect(stop_at_failure)
         signals.before_task_publish.connect(note_sender)
         # Receivers of worker signals find an event loop, as in a main thread.
         asyncio.set_event_loop(asyncio.new_event_loop())
         celery_worker = self.create_worker(TaskPool)
         celery_worker.pool.worker = self
+        # Whatever else kombu raises, as for a bad message, would end the worker.
+        consumer = celery_worker.consumer
+        consumer.connection_errors = (Exception,)
+        reconnect = partial(self.reconnect, consumer.on_connection_error_after_connected)
+        consumer.on_connection_error_after_connected = reconnect
         self.hostname = celery_worker.hostname
         celery_worker.start()
+
+    def reconnect(self, prepare: Any, exc: Exception) -> None:
+        # kombu may close the connection twice.
+        with suppress(AttributeError):
+            prepare(exc)
 
     def create_worker(self, pool: Any = None) -> Any:
         self.app.set_default()
         signals.worker_ready.connect(self.set_ready)
-        queues = ",".join(sorted(routed_queues(self.app)))
+        queues = ",".join(routed_queues(self.app))
         level = logging.getLevelName(max(logging.DEBUG, log.getEffectiveLevel()))
         defaults = ["--without-gossip", "--without-mingle", "-l", level, "-Q", queues]
         options = parse_worker_args(self.app, *defaults)
         options["concurrency"] = options["concurrency"] or max(4, os.cpu_count() or 0)
         options["pool"] = pool or options["pool"]
-        options.update(quiet=True, redirect_stdouts=False)
-        del options["app"]
+        options.update(app=None, quiet=True, redirect_stdouts=False)
         return self.app.Worker(**options)
 
-    def set_ready(self, sender: Any, **_: Any) -> None:
-        # Whatever else kombu raises, as for a bad message, would end the worker.
-        sender.connection_errors = (Exception,)
+    def set_ready(self, **_: Any) -> None:
         self.is_ready = True
 
     def stop(self, timeout: float) -> None:
-        self.is_stopping = True
         self.deadline = min(self.deadline, time.monotonic() + timeout)
         # Celery's handlers of signals do this.
         if self.hostname and celery.worker.state.should_stop is None:
@@ -461,7 +463,6 @@ class TaskPool(BasePool):
         try:
             result = call_from_sender(target, args, kwargs)
         except BaseException as exc:
-            # SystemExit, for example.
             lost = WorkerLostError(f"Task {args[0]} raised {exc!r}")
             callbacks["error_callback"](ExceptionInfo((type(lost), lost, exc.__traceback__)))
         else:
@@ -475,8 +476,8 @@ class TaskPool(BasePool):
             time.sleep(0.01)
         for request in tuple(requests):
             fate = "fails" if request.acknowledged else "runs again"
-            message = "Task %s[%s] was cut off by the stop, and %s."
-            getLogger("celery.worker").error(message, request.name, request.id, fate)
+            message = f"Task %s[%s] was cut off by the stop, and {fate}."
+            getLogger("celery.worker").error(message, request.name, request.id)
             if request.acknowledged:
                 lost = WorkerLostError("The worker stopped before that.")
                 request.task.backend.mark_as_failure(request.id, lost, request=request._context)
@@ -574,7 +575,7 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 def set_up_log(app: Any, celerys: Any, level: int, file: Any = None, *args: Any, **kw: Any) -> Any:
     """Set up the worker's log as Celery does, but leave that of the API as it is."""
     hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
-    formats = app.conf.table().keys() & {"worker_log_format", "worker_task_log_format"}
+    formats = {"worker_log_format", "worker_task_log_format"} & {*app.conf.table(censored=False)}
     if file or formats or any(hook.receivers for hook in hooks):
         # The project has its own form.
         app.conf.worker_hijack_root_logger = bool(file)
@@ -671,15 +672,14 @@ def call_from_sender(target: Any, args: Any, kwargs: Any) -> Any:
     return call()
 
 
-def stop_at_failure(backend: Any, store: Any, task_id: str, exc: Any, *args: Any, **kw: Any) -> Any:
-    """Stop in the debugger where a task raised, and then store its failure."""
+def stop_at_failure(exception: Any, **_: Any) -> None:
+    """Stop in the debugger where a task raised."""
     debugger = find_debugger()
     # Debugpy has it from 1.8.22 on: https://github.com/microsoft/debugpy/pull/1996
     stop = getattr(debugger, "trigger_exception_handler", None)
     # The box "User Uncaught Exceptions" stops by itself.
-    if stop and exc.__traceback__ and not debugger.break_on_user_uncaught_exceptions:
-        stop((type(exc), exc, exc.__traceback__), as_uncaught=True)
-    return store(backend, task_id, exc, *args, **kw)
+    if stop and exception.__traceback__ and not debugger.break_on_user_uncaught_exceptions:
+        stop((type(exception), exception, exception.__traceback__), as_uncaught=True)
 
 
 if __name__ in ("__main__", "__mp_main__"):

