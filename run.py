@@ -74,7 +74,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     package = options["app"].split(":")[0].split(".")[0]
     if options["app_dir"] in ("", ".") and not {package, f"{package}.py"} & {*os.listdir()}:
         options["app_dir"] = "app"
-    # Several processes would each have a worker.
+    # Each process would have a worker.
     options["workers"] = 1
     # This reads the env file.
     uvicorn.Config("", env_file=options["env_file"], log_config=None)
@@ -212,7 +212,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         if self.worker:
-            # uvicorn 0.18 has no such option.
+            # uvicorn 0.18 lacks it.
             timeout = getattr(self.config, "timeout_graceful_shutdown", None)
             await self.stop_worker(timeout or 5)
 
@@ -286,7 +286,7 @@ def watch_parent(worker: Worker) -> None:
     looks = 99
     while parent and parent.is_alive():
         debugger = find_debugger()
-        # At Stop, the debugger leaves this process alone. After Restart, it is soon back.
+        # At Stop, the debugger only leaves. After Restart, it is soon back.
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
         looks = 0 if is_debugged else looks + 1
         if looks == 10 and not worker.is_stopping:
@@ -410,7 +410,9 @@ class Worker(threading.Thread):
         celery_worker.start()
 
     def reconnect(self, prepare: Any, exc: Exception) -> None:
-        # kombu may close the connection twice.
+        # At the start, it is the user's mistake. Later, kombu may close the connection twice.
+        if not self.is_ready:
+            raise exc
         with suppress(AttributeError):
             prepare(exc)
 
@@ -431,7 +433,7 @@ class Worker(threading.Thread):
 
     def stop(self, timeout: float) -> None:
         self.deadline = min(self.deadline, time.monotonic() + timeout)
-        # Celery's handlers of signals do this.
+        # As Celery's handlers of signals do.
         if self.hostname and celery.worker.state.should_stop is None:
             signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
             celery.worker.state.should_stop = 0
@@ -573,11 +575,10 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
 
 
 def set_up_log(app: Any, celerys: Any, level: int, file: Any = None, *args: Any, **kw: Any) -> Any:
-    """Set up the worker's log as Celery does, but leave that of the API as it is."""
+    """Have Celery set up the log, if the project gives it a form. Otherwise, set levels alone."""
     hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
     formats = {"worker_log_format", "worker_task_log_format"} & {*app.conf.table(censored=False)}
     if file or formats or any(hook.receivers for hook in hooks):
-        # The project has its own form.
         app.conf.worker_hijack_root_logger = bool(file)
         with loggers_kept():
             return celerys(level, file, *args, **kw)
