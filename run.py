@@ -132,17 +132,18 @@ def fork_children() -> None:
 
     def create_process(target: Any, kwargs: Any) -> Any:
         context = multiprocessing.get_context("fork")
-        return context.Process(target=run_as_if_spawned, args=(target, kwargs))
+        return context.Process(target=run_forked, args=(target, kwargs))
 
     # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
     uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
 
 
-def run_as_if_spawned(target: Any, kwargs: Any) -> None:
+def run_forked(target: Any, kwargs: Any) -> None:
     """Be like a new process, and run exit functions at the end, as Python 3.13 does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     sys.path[:] = [path or os.getcwd() for path in sys.path]
+    atexit.register(logging.shutdown)
     try:
         target(**kwargs)
     finally:
@@ -212,7 +213,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         if self.worker:
-            # uvicorn 0.18 lacks it.
             timeout = getattr(self.config, "timeout_graceful_shutdown", None)
             await self.stop_worker(timeout or 5)
 
