@@ -113,8 +113,12 @@ class Command:
     def inspect(self, what: str) -> Any:
         """Return the answer of the only worker to `celery inspect WHAT`, once it is ready."""
         self.wait_for_log(" ready.")
+        answers: dict[str, Any] = {}
         with Celery(broker=self.redis_url, set_as_current=False) as client:
-            [answer] = getattr(client.control.inspect(timeout=10, limit=1), what)().values()
+            ask = getattr(client.control.inspect(timeout=2, limit=1), what)
+            # The worker may be ready just before it listens.
+            wait_for(lambda: answers.update(ask() or {}) or answers, lambda: self.log)
+        [answer] = answers.values()
         return answer
 
     def ended(self) -> bool:
