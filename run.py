@@ -283,13 +283,13 @@ def exit_with(message: str) -> None:
 def watch_parent(worker: Worker) -> None:
     """End this process when its parent is killed, and the parent after Stop in the debugger."""
     parent = multiprocessing.parent_process()
-    looks = 99
+    absent = 99
     while parent and parent.is_alive():
         debugger = find_debugger()
         # At Stop, the debugger only leaves. After Restart, it is soon back.
         is_debugged = debugger and debugger.terminate_keyboard_interrupt and debugger.is_attached()
-        looks = 0 if is_debugged else looks + 1
-        if looks == 10 and not worker.is_stopping:
+        absent = 0 if is_debugged else absent + 1
+        if absent == 10 and not worker.is_stopping:
             os.kill(parent.pid or 0, signal.SIGTERM)
         parent.join(0.1 if debugger else None)
     if parent:
@@ -574,14 +574,14 @@ def note_sender(headers: dict[str, Any], **_: Any) -> None:
     senders[headers.get("id", "")] = line, frames
 
 
-def set_up_log(app: Any, celerys: Any, level: int, file: Any = None, *args: Any, **kw: Any) -> Any:
+def set_up_log(app: Any, set_up: Any, level: int, file: Any = None, *args: Any, **kw: Any) -> Any:
     """Have Celery set up the log, if the project gives it a form. Otherwise, set levels alone."""
     hooks = (signals.setup_logging, signals.after_setup_logger, signals.after_setup_task_logger)
     formats = {"worker_log_format", "worker_task_log_format"} & {*app.conf.table(censored=False)}
     if file or formats or any(hook.receivers for hook in hooks):
         app.conf.worker_hijack_root_logger = bool(file)
         with loggers_kept():
-            return celerys(level, file, *args, **kw)
+            return set_up(level, file, *args, **kw)
     celery_logger = getLogger("celery")
     celery_logger.setLevel(celery_logger.level or level)
     if level > logging.DEBUG:
