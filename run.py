@@ -140,8 +140,12 @@ def fork_children() -> None:
 
 def run_forked(target: Any, kwargs: Any) -> None:
     """Be like a new process, and run exit functions at the end, as Python 3.13 does."""
+    # Until now, a signal reached the handler of uvicorn's reloader.
+    handler: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
+    if handler.__self__.should_exit.is_set():
+        return
     sys.path[:] = [path or os.getcwd() for path in sys.path]
     atexit.register(logging.shutdown)
     try:
@@ -197,7 +201,6 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Start the app once the worker takes tasks."""
         try:
             while self.worker and not self.worker.is_ready and not self.should_exit:
                 if not self.worker.is_alive():
@@ -241,7 +244,6 @@ class Server(uvicorn.Server):
 
 
 def load_worker(config: uvicorn.Config) -> Worker:
-    """Load APP, and return a worker for its Celery app."""
     # What a task prints is seen at once, as by `celery worker`.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # Once it is loaded, a config can't be sent to another process.
@@ -433,7 +435,6 @@ class Worker(threading.Thread):
 
     def stop(self, timeout: float) -> None:
         self.deadline = min(self.deadline, time.monotonic() + timeout)
-        # As Celery's handlers of signals do.
         if self.hostname and celery.worker.state.should_stop is None:
             signals.worker_shutting_down.send(self.hostname, sig="SIGTERM", how="Warm", exitcode=0)
             celery.worker.state.should_stop = 0
@@ -477,8 +478,7 @@ class TaskPool(BasePool):
         while requests and time.monotonic() < self.worker.deadline:
             time.sleep(0.01)
         for request in tuple(requests):
-            fate = "fails" if request.acknowledged else "runs again"
-            message = f"Task %s[%s] was cut off by the stop, and {fate}."
+            message = "Task %s[%s] was cut off by the stop."
             getLogger("celery.worker").error(message, request.name, request.id)
             if request.acknowledged:
                 lost = WorkerLostError("The worker stopped before that.")

@@ -1,10 +1,11 @@
 """Under --reload, an edit of a task is live after the reload, and no task is lost on the way."""
 
 import contextlib
+import signal
 
 import httpx2 as httpx
 import pytest
-from command import wait_for
+from command import add_to, wait_for
 
 
 @pytest.fixture
@@ -55,3 +56,33 @@ def test_temporary_folder_may_have_a_long_path(start, probe):
     folder.mkdir()
     server = start("run.py", "main:app", "--reload", TMPDIR=str(folder))
     assert server.get() == {"2+2": 4}
+
+
+SLOW_SHUTDOWN = """
+import asyncio
+import contextlib
+import signal
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    await asyncio.sleep(0.5)
+
+
+app.router.lifespan_context = lifespan
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_signal_during_a_reload_ends_it_all(start, probe, number):
+    """It reaches the new server process as that is forked."""
+    add_to(probe / "main.py", SLOW_SHUTDOWN)
+    server = start("run.py", "main:app", "--reload")
+    server.get()
+    server.tree()
+    (probe / "tasks.py").touch()
+    server.wait_for_log("Waiting for application shutdown.")
+    server.process.send_signal(number)
+    server.wait()
+    server.wait_until_nothing_is_left()
