@@ -426,8 +426,8 @@ class Worker(threading.Thread):
         defaults = ["--without-gossip", "--without-mingle", "-l", level, "-Q", queues]
         options = parse_worker_args(self.app, *defaults)
         options["concurrency"] = options["concurrency"] or max(4, os.cpu_count() or 0)
-        options["pool"] = pool or options["pool"]
-        options.update(app=None, quiet=True, redirect_stdouts=False)
+        options.update(app=None, pool=pool or options["pool"], quiet=True, redirect_stdouts=False)
+        warnings.filterwarnings("ignore", "You're running the worker with superuser")
         return self.app.Worker(**options)
 
     def set_ready(self, **_: Any) -> None:

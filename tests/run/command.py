@@ -58,8 +58,6 @@ class Command:
             "REDIS_URL": self.redis_url,
             # Python's cache would take two edits within a second for one.
             "PYTHONDONTWRITEBYTECODE": "1",
-            # Root is a container's usual user.
-            "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
             **env,
         }
         # A variable whose value is None is not set.

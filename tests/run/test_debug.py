@@ -42,8 +42,6 @@ def editor(project, libs, port, redis_port):
     """An editor with a copy of the project open."""
     shutil.copytree(ROOT / ".vscode", project / ".vscode")
     env = {"UVICORN_PORT": str(port), "REDIS_URL": f"redis://localhost:{redis_port}/0"}
-    # Root is a container's usual user.
-    env["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser privileges"
     with Editor(project, libs, **env) as editor:
         yield editor
 
