@@ -131,22 +131,22 @@ def fork_children() -> None:
             import_module(library)
 
     def create_process(target: Any, kwargs: Any) -> Any:
-        context = multiprocessing.get_context("fork")
-        return context.Process(target=run_forked, args=(target, kwargs))
+        return multiprocessing.context.ForkProcess(target=run_forked, args=(target, kwargs))
 
     # It is private: https://github.com/Kludex/uvicorn/blob/main/uvicorn/_subprocess.py
     uvicorn._subprocess.spawn = types.SimpleNamespace(Process=create_process)  # type: ignore
 
 
 def run_forked(target: Any, kwargs: Any) -> None:
-    """Be like a new process, and run exit functions at the end, as Python 3.13 does."""
-    # Until now, a signal reached the handler of uvicorn's reloader.
+    """Be like a new process, and run exit functions, as Python 3.13 does."""
+    # Until now, uvicorn's reloader got signals.
     handler: Any = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, exit_after_sigterm)
     if handler.__self__.should_exit.is_set():
         return
     sys.path[:] = [path or os.getcwd() for path in sys.path]
+    multiprocessing.set_start_method(None, force=True)
     atexit.register(logging.shutdown)
     try:
         target(**kwargs)
@@ -372,7 +372,7 @@ class Worker(threading.Thread):
             signal.raise_signal(signal.SIGTERM)
 
     def connect(self) -> None:
-        """Try the broker for 5 s. Celery itself would try without an end."""
+        """Try the broker for 5 s. Celery itself would try forever."""
         with self.app.connection_for_read() as broker:
             if broker.get_transport_cls().driver_type == "redis":
                 # An idle worker ends a poll of Redis, by default of 1 s, before it stops.
@@ -587,7 +587,7 @@ def set_up_log(app: Any, set_up: Any, level: int, file: Any = None, *args: Any, 
     if level > logging.DEBUG:
         getLogger("celery.worker.strategy").setLevel(max(level, logging.WARNING))
     if not logging.root.handlers or any(arg.startswith(("-l", "--log")) for arg in worker_args):
-        logging.root.setLevel(min(logging.root.level, level))
+        logging.root.setLevel(min(logging.root.level, level or logging.root.level))
 
 
 def write_record(logger: Any, call_handlers: Any, record: Any) -> None:

@@ -32,6 +32,7 @@ def test_task_runs_in_another_process_with_the_same_log_and_ctrl_c_ends_both(
     assert server.wait() == 0
     server.wait_until_nothing_is_left()
     assert "Traceback" not in server.log
+    assert "DEBUG" not in server.log
 
 
 @with_and_without_reload

@@ -33,9 +33,9 @@ def test_state_of_the_process_is_as_under_uvicorn(start, guest, redis_server, ar
         del process["pid"], process["modules of the worker"]
     assert seen.pop("argv") == ["run.py", "main:app", *args]
     assert right.pop("argv")[1:] == ["main:app", *args]
-    # uvicorn's reloader leaves its start method there.
-    methods = ("fork", "spawn") if args else (None, None)
-    assert (seen.pop("start method"), right.pop("start method")) == methods
+    # `uvicorn --reload` leaves its own start method there.
+    assert seen.pop("start method") is None
+    del right["start method"]
     # Celery warns if root runs it, a container's usual user.
     seen["warnings"].remove("ignore Warning")
     assert seen == right
