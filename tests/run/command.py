@@ -21,6 +21,15 @@ from celery import Celery
 
 ROOT = Path(__file__).parents[2]
 
+# What the task `log` of projects/guest logs.
+LINES_OF_LOG = [
+    "info of a module",
+    "warning of a module",
+    "info of a task",
+    "warning of a task",
+    "succeeded in",
+]
+
 # The ways in which uvicorn serves, and their arguments.
 MODES = {"plain": [], "reload": ["--reload"]}
 

@@ -61,7 +61,6 @@ def test_temporary_folder_may_have_a_long_path(start, probe):
 SLOW_SHUTDOWN = """
 import asyncio
 import contextlib
-import signal
 
 
 @contextlib.asynccontextmanager

@@ -1,11 +1,4 @@
-"""The end is that of two commands: in the order of Python's, at the first Ctrl-C, and complete."""
-
-import os
-import signal
-
-import psutil
-import pytest
-from command import wait_for
+"""The end is that of two commands: in the order of Python's, and complete."""
 
 AT_EXIT = """
 import asyncio
@@ -42,54 +35,6 @@ def test_exit_functions_run_after_threads_and_may_run_an_event_loop(start, guest
     server.wait()
     lines = [line for line in server.log.splitlines() if not line.startswith("INFO:")]
     assert lines == ["thread ended", "client closed", "exit function"], server.log
-
-
-PROGRAM = ["sleep", "61.25"]
-PROGRAMS = f"""
-import subprocess
-
-PROGRAM = {PROGRAM}
-
-@app.task
-def run_again_when_it_fails():
-    while True:
-        try:
-            subprocess.run(PROGRAM, check=True)
-        except subprocess.CalledProcessError:
-            pass
-
-@app.task
-def run_in_a_session_of_its_own():
-    subprocess.run(PROGRAM, start_new_session=True)
-"""
-NAMES = ["run_again_when_it_fails", "run_in_a_session_of_its_own"]
-ENDS = {
-    "Ctrl-C": lambda server: server.press_ctrl_c(),
-    "SIGINT to it alone": lambda server: os.kill(server.process.pid, signal.SIGINT),
-    "SIGTERM": lambda server: server.process.terminate(),
-}
-
-
-def programs(folder):
-    """Return the programs that run in a folder, whoever is their parent by now."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cmdline"] == PROGRAM and process.info["cwd"] == str(folder.resolve()):
-            found.append(process)
-    return found
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("end", ENDS)
-def test_first_signal_ends_a_task_and_its_program(start, guest, add, end, name):
-    add(tasks=PROGRAMS)
-    server = start("run.py", "main:app", "--timeout-graceful-shutdown", "1")
-    server.get(f"/send/{name}")
-    wait_for(lambda: programs(guest), lambda: server.log)
-    server.tree()
-    ENDS[end](server)
-    wait_for(server.ended, lambda: server.log, timeout=15)
-    wait_for(lambda: not programs(guest), lambda: str(programs(guest)), timeout=5)
 
 
 EXITS = """

@@ -6,6 +6,7 @@ It silences nothing that the project has to know.
 import json
 
 import pytest
+from command import LINES_OF_LOG
 
 # As in many a project, disable_existing_loggers is not there. Its default is True.
 CONFIG = {
@@ -47,15 +48,6 @@ def test_log_config_file_leaves_the_tasks_in_the_log(start, guest):
         assert server.log.count(line) == 1, server.log
 
 
-LINES = [
-    "info of a module",
-    "warning of a module",
-    "info of a task",
-    "warning of a task",
-    "succeeded in",
-]
-
-
 def test_info_of_a_module_is_shown_of_a_task_and_its_warnings_of_a_handler_too(start, guest):
     server = start("run.py", "main:app")
     server.get("/task/log")
@@ -85,7 +77,8 @@ def start_two_commands(start, url):
 
 def assert_each_once(server):
     server.wait_for_log("succeeded in")
-    assert [server.log.count(line) for line in LINES] == [1] * len(LINES), server.log
+    counts = [server.log.count(line) for line in LINES_OF_LOG]
+    assert counts == [1] * len(LINES_OF_LOG), server.log
 
 
 HANDLER = """

@@ -1,6 +1,7 @@
 """Each record of a task comes once, whatever sets up the project's logging, and whenever."""
 
 import pytest
+from command import LINES_OF_LOG
 
 CONFIG = """{
     "version": 1,
@@ -55,11 +56,7 @@ async def lifespan(app):
 app.router.lifespan_context = lifespan
 """
 LINES = [
-    "info of a module",
-    "warning of a module",
-    "info of a task",
-    "warning of a task",
-    "succeeded in",
+    *LINES_OF_LOG,
     "Task tasks.fail[",
     "Traceback (most recent call last)",
     "\nValueError: as asked",

@@ -28,6 +28,18 @@ def run_in_a_loop():
         subprocess.run(PROGRAM)
 
 @app.task
+def run_again_when_it_fails():
+    while True:
+        try:
+            subprocess.run(PROGRAM, check=True)
+        except subprocess.CalledProcessError:
+            pass
+
+@app.task
+def run_in_a_session_of_its_own():
+    subprocess.run(PROGRAM, start_new_session=True)
+
+@app.task
 def run_by_asyncio():
     async def wait():
         await (await asyncio.create_subprocess_exec(*PROGRAM)).wait()
@@ -35,6 +47,14 @@ def run_by_asyncio():
     asyncio.run(wait())
 """
 
+TASKS = [
+    "run",
+    "run_in_a_shell",
+    "run_in_a_loop",
+    "run_again_when_it_fails",
+    "run_in_a_session_of_its_own",
+    "run_by_asyncio",
+]
 ENDS = {
     "Ctrl-C": lambda server: server.press_ctrl_c(),
     "SIGINT of the process alone": lambda server: os.kill(server.process.pid, signal.SIGINT),
@@ -47,7 +67,7 @@ def programs_of(server):
     return [process for process, line in lines.items() if "of the task" in line or "59.5" in line]
 
 
-@pytest.mark.parametrize("task", ["run", "run_in_a_shell", "run_in_a_loop", "run_by_asyncio"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("end", ENDS)
 def test_program_ends_with_the_command(start, add, task, end):
     add(tasks=PROGRAMS)
@@ -55,7 +75,7 @@ def test_program_ends_with_the_command(start, add, task, end):
     server.get(f"/send/{task}")
     wait_for(lambda: programs_of(server), lambda: server.log)
     ENDS[end](server)
-    server.wait()
+    wait_for(server.ended, lambda: server.log, timeout=15)
     wait_for(lambda: not server.leftovers(), lambda: str(server.leftovers()), timeout=5)
     assert not left_of(server)
 
