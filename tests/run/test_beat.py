@@ -69,4 +69,3 @@ def test_beat_that_failed_does_not_hold_up_the_end(start, probe):
     wait_for(lambda: "tasks.sleep" in server.get("/active"))
     server.press_ctrl_c()
     assert server.wait() == 0
-    assert "was cut off" in server.log
